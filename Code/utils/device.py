@@ -1,0 +1,34 @@
+"""The machine: which device to compute on, and settings that make it fast."""
+
+import ctypes
+import sys
+
+import torch
+
+from utils.errors import UserError
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+
+def keep_freed_memory() -> None:
+    """Makes glibc's malloc keep freed memory instead of handing it back to the system.
+
+    Activations of tens of megabytes are allocated anew at every step; by default each comes from fresh
+    pages, and clearing them costs a third of the time on a CPU. Does nothing on other C libraries.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def choose(name: str) -> torch.device:
+    """--device as a torch.device; UserError where it is not there."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
+    if not available[name]:
+        raise UserError(f"--device {name}: not available on this machine; use --device cpu or auto")
+    return torch.device(name)

@@ -1,0 +1,195 @@
+"""The distillation loop: the one place where synthetic images are updated.
+
+The published loop visits the classes one after another, while one optimizer holds the images of all of
+them and steps after each visit; so a class also moves by momentum at the visits of all the others. Here
+all classes go through a network together. A class's gradient depends on its own images alone, so the
+images are those of that loop: between visits an optimizer's steps with zero gradient have a closed form.
+`tests/reference.py` is the literal loop, and a test holds this engine against it.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from utils import augment
+from utils.data import RealData
+from utils.draws import Draws
+from utils.errors import UserError
+from utils.losses import OBJECTIVES
+from utils.pool import Member, Pool, memory_format
+
+
+class VisitedSGD:
+    """SGD with momentum on images (K, ...), as if each of the K classes were visited in turn.
+
+    In one round, every one of K steps has a gradient for one class and zero for the others. Call
+    `before()` to bring each class to where it is at its own visit, take the gradient there, then `step`.
+    """
+
+    def __init__(self, images: Tensor, lr: float, momentum: float = 0.5):
+        self.images, self.lr, self.momentum = images, lr, momentum
+        self.velocity = torch.zeros_like(images)
+        earlier = torch.arange(len(images), dtype=images.dtype, device=images.device)
+        self.earlier = earlier.reshape(-1, *[1] * (images.dim() - 1))
+
+    def _coast(self, steps: Tensor):
+        """`steps` (per class) steps with zero gradient: v <- m v, x <- x - lr v, summed up."""
+        decay = self.momentum ** steps
+        self.images -= self.lr * self.momentum * (1 - decay) / (1 - self.momentum) * self.velocity
+        self.velocity *= decay
+
+    def before(self):
+        self._coast(self.earlier)
+
+    def step(self, gradient: Tensor):
+        self.velocity.mul_(self.momentum).add_(gradient)
+        self.images -= self.lr * self.velocity
+        self._coast(len(self.images) - 1 - self.earlier)
+
+
+class VisitedAdam:
+    """Adam under the same visits as `VisitedSGD`. Its steps with zero gradient are taken one by one."""
+
+    def __init__(self, images: Tensor, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
+        self.images, self.lr, self.betas, self.eps = images, lr, betas, eps
+        self.mean, self.square = torch.zeros_like(images), torch.zeros_like(images)
+        self.steps = 0
+
+    def _step(self, classes: slice, count: int, gradient: Tensor | float):
+        beta1, beta2 = self.betas
+        mean, square = self.mean[classes], self.square[classes]
+        mean.mul_(beta1).add_((1 - beta1) * gradient)
+        square.mul_(beta2).add_((1 - beta2) * gradient * gradient)
+        denominator = (square / (1 - beta2 ** count)).sqrt() + self.eps
+        self.images[classes] -= self.lr / (1 - beta1 ** count) * mean / denominator
+
+    def before(self):
+        for visit in range(len(self.images) - 1):
+            self._step(slice(visit + 1, None), self.steps + visit + 1, 0.0)
+
+    def step(self, gradient: Tensor):
+        for visit in range(len(self.images)):
+            if visit:
+                self._step(slice(None, visit), self.steps + visit + 1, 0.0)
+            self._step(slice(visit, visit + 1), self.steps + visit + 1, gradient[visit:visit + 1])
+        self.steps += len(self.images)
+
+
+REAL_PER_SYNTHETIC = 10  # a real image, which needs no graph, takes less than a tenth of the memory
+
+OPTIMIZERS = {"sgd": VisitedSGD, "adam": VisitedAdam}
+
+
+def check_sizes(data: RealData, ipc: int, aug: bool):
+    """UserError where a class has fewer images than asked for or a formation does not fit."""
+    smallest = int(np.argmin(data.class_sizes))
+    if ipc > data.class_sizes[smallest]:
+        raise UserError(f"--ipc {ipc}: class {data.class_names[smallest]!r} of {data.name} has only "
+                        f"{data.class_sizes[smallest]} training images; choose at most that many")
+    if aug and (data.image_shape[1] % 2 or data.image_shape[2] % 2):
+        raise UserError(f"--aug: images of {data.image_shape[1]}x{data.image_shape[2]} cannot be halved; "
+                        "leave --aug out or choose an even size")
+
+
+def initial_images(data: RealData, draws: Draws, ipc: int, init: str = "real", aug: bool = False) -> Tensor:
+    """The set that distillation starts from: (K, ipc, C, H, W), normalised.
+
+    init "real": random real images of each class, or with `aug` four half-size ones in each stored image;
+    "noise": normal noise. Raises UserError as `check_sizes`.
+    """
+    check_sizes(data, ipc, aug)
+    if init == "noise":
+        noise = draws.noise((data.num_classes, ipc, *data.image_shape))
+        return torch.as_tensor(noise, dtype=data.dtype, device=data.device)
+    positions = draws.initial(data.class_sizes, 4 if aug else 1, ipc)
+    rows = np.stack([data.class_rows[k][positions[:, k]] for k in range(data.num_classes)], axis=1)
+    images = data.batch(rows)
+    if aug:
+        return augment.make_formation(images.flatten(1, 2)).unflatten(0, images.shape[1:3])
+    return images[0]
+
+
+def expand_classes(images: Tensor) -> Tensor:
+    """Formation of each class expanded: (K, N, C, H, W) -> (K, 4N, C, H, W)."""
+    tiles = augment.expand_formation(images.flatten(0, 1)).unflatten(0, (4, *images.shape[:2]))
+    return tiles.transpose(0, 1).flatten(1, 2)
+
+
+class Distillation:
+    """The state of one experiment: images (K, ipc, C, H, W), their optimizer and the pool."""
+
+    def __init__(self, data: RealData, options, experiment: int = 0):
+        self.data, self.options = data, options
+        self.draws = Draws(options.seed, experiment)
+        self.images = initial_images(data, self.draws, options.ipc, options.init, options.aug)
+        self.optimizer = OPTIMIZERS[options.optim](self.images, options.lr_img)
+        self.pool = Pool(data, self.draws, options)
+        self.strategy = augment.parse_strategy(options.dsa_strategy)
+        self.objective = OBJECTIVES[options.method]
+
+    def step(self, iteration: int) -> dict[str, Tensor]:
+        """One iteration: updates the images, then trains the pool. Returns scalars for the log.
+
+        Loss terms are sums over networks and means over classes; `pool` is the accuracy in percent of
+        the networks that were trained. They stay on the device until someone reads them.
+        """
+        self.pool.grow(iteration)
+        update, totals = 0, {}
+        for loop in range(self.options.outer_loop):
+            for member in self.pool.matching(iteration, loop):
+                for name, value in self._update_images(member, iteration, update).items():
+                    totals[name] = totals.get(name, 0) + value.mean()
+                update += 1
+        totals["pool"] = self.pool.train(iteration)
+        return totals
+
+    def _update_images(self, member: Member, iteration: int, update: int) -> dict[str, Tensor]:
+        """One round of class visits on one network; returns the terms by class, each (K,)."""
+        data, options = self.data, self.options
+        positions = self.draws.real_images(iteration, update, data.class_sizes, options.batch_real)
+        operations, parameters = self.draws.siamese(iteration, update, self.strategy, data.num_classes)
+        member.network.eval()
+        self.optimizer.before()
+        gradient, collected = torch.empty_like(self.images), {}
+        for chunk in self._chunks([len(rows) for rows in positions]):
+            rows = np.stack([data.class_rows[k][positions[k]] for k in range(chunk.start, chunk.stop)])
+            images = self.images[chunk].detach().requires_grad_()
+            terms = self._terms(member, images, rows, chunk, operations[chunk], parameters[chunk])
+            gradient[chunk], = torch.autograd.grad(sum(terms.values()).sum(), images)
+            for name, value in terms.items():
+                collected.setdefault(name, []).append(value.detach())
+        self.optimizer.step(gradient)
+        return {name: torch.cat(values) for name, values in collected.items()}
+
+    def _terms(self, member: Member, images: Tensor, rows: np.ndarray, chunk: slice, operations: list[str],
+               parameters: np.ndarray) -> dict[str, Tensor]:
+        """Loss terms (k,) of k classes from their synthetic images (k, ipc, ...) and real rows (k, N)."""
+        options, network = self.options, member.network
+        real = augment.augment_classes(self.data.batch(rows), operations, parameters)
+        with torch.no_grad():
+            layout = memory_format(self.data.device)
+            z_real = torch.cat([network.embed(part.contiguous(memory_format=layout), options.embed_last)
+                                for part in real.flatten(0, 1).split(options.max_batch)])
+        synthetic = expand_classes(images) if options.aug else images
+        synthetic = augment.augment_classes(synthetic, operations, parameters)
+        classes, count = synthetic.shape[:2]
+        z_syn, logits = network.embed_and_classify(synthetic.flatten(0, 1), options.embed_last)
+        terms = self.objective(z_syn.unflatten(0, (classes, count)), z_real.unflatten(0, (classes, -1)), options)
+        if options.syn_ce:
+            labels = torch.arange(chunk.start, chunk.stop, device=images.device).repeat_interleave(count)
+            entropy = F.cross_entropy(logits, labels, reduction="none").unflatten(0, (classes, count)).mean(1)
+            terms["ce"] = options.ce_weight * member.accuracy() * entropy
+        return terms
+
+    def _chunks(self, real_counts: list[int]) -> list[slice]:
+        """Runs of classes to take through a network at once: as many real images each, and of the
+        synthetic ones, which need a graph, at most --max_batch together (or one class)."""
+        synthetic = self.options.ipc * (4 if self.options.aug else 1)
+        chunks, start = [], 0
+        for k in range(1, len(real_counts) + 1):
+            cost = max(synthetic, real_counts[start] / REAL_PER_SYNTHETIC) * (k - start + 1)
+            if k == len(real_counts) or cost > self.options.max_batch or real_counts[k] != real_counts[start]:
+                chunks.append(slice(start, k))
+                start = k
+        return chunks

@@ -1,0 +1,72 @@
+"""Evaluation: train fresh networks on a synthetic set and test them on the real test set."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils import augment
+from utils.data import RealData
+from utils.draws import Draws
+from utils.networks import get_network
+from utils.pool import memory_format
+
+MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
+
+
+def train(network: nn.Module, images: Tensor, labels: Tensor, options, rng: np.random.Generator,
+          on_epoch: Callable[[], None] = lambda: None):
+    """Trains a network on images (N, C, H, W), normalised, and labels (N,), by the published protocol.
+
+    SGD with momentum 0.9 and weight decay 5e-4; `epoch_eval_train` + 1 passes; after pass number
+    epoch_eval_train // 2 + 1 (counted from 0) the learning rate falls to a tenth and the momentum starts
+    anew. DSA with one operation per batch and one draw per image.
+    Source: published `evaluate_synset` and `epoch`.
+    """
+    strategy = augment.parse_strategy(options.dsa_strategy)
+    drop_after, lr = options.epoch_eval_train // 2 + 1, options.lr_net
+    optimizer = torch.optim.SGD(network.parameters(), lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    network.train()
+    for epoch in range(options.epoch_eval_train + 1):
+        order = torch.as_tensor(rng.permutation(len(labels)), device=images.device)
+        for rows in order.split(options.batch_train):
+            batch = images[rows]
+            if strategy:
+                operation = augment.OPERATIONS[strategy[rng.integers(len(strategy))]]
+                batch = operation(batch, torch.as_tensor(rng.random((len(rows), 3))).to(batch))
+            optimizer.zero_grad()
+            F.cross_entropy(network(batch), labels[rows]).backward()
+            optimizer.step()
+        if epoch == drop_after:
+            lr /= 10
+            optimizer = torch.optim.SGD(network.parameters(), lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+        on_epoch()
+
+
+@torch.no_grad()
+def test(network: nn.Module, data: RealData, max_batch: int) -> float:
+    """Accuracy in 0..1 on the whole test set."""
+    network.eval()
+    correct = torch.zeros((), device=data.device, dtype=torch.long)
+    for images, labels in zip(data.test_images.split(max_batch), data.test_labels.split(max_batch), strict=True):
+        correct += (network(data.normalise(images)).argmax(dim=1) == labels).sum()
+    return correct.item() / len(data.test_labels)
+
+
+def evaluate(images: Tensor, labels: Tensor, data: RealData, model: str, options, draws: Draws,
+             place: tuple[int | str, ...], on_epoch: Callable[[], None] = lambda: None) -> list[float]:
+    """Test accuracies (0..1) of `num_eval` fresh networks trained on images, formation expanded.
+
+    `place` names this evaluation within the run, so that its draws are its own.
+    """
+    accuracies = []
+    for turn in range(options.num_eval):
+        channel, *size = data.image_shape
+        seed = draws.network_seed("evaluation", model, *place, turn)
+        network = get_network(model, channel, data.num_classes, tuple(size), seed)
+        network.to(data.device, data.dtype, memory_format=memory_format(data.device))
+        train(network, images, labels, options, draws.evaluation(model, *place, turn), on_epoch)
+        accuracies.append(test(network, data, options.max_batch))
+    return accuracies

@@ -1,0 +1,96 @@
+"""Matching losses between the embeddings of a class's synthetic and real images.
+
+Every loss takes `z_syn` (N, D) and `z_real` (M, D) and returns a scalar, or takes one more leading
+dimension, (C, N, D) and (C, M, D), and returns one value for each of the C classes, (C,). The real
+embeddings are constants; gradients flow to `z_syn` through its column means only.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def _mean_difference(z_syn: Tensor, z_real: Tensor) -> Tensor:
+    return z_syn.mean(dim=-2) - z_real.detach().mean(dim=-2)
+
+
+def negative_log_likelihood(z_syn: Tensor, z_real: Tensor) -> Tensor:
+    """-log N(mean z_syn; mean z_real, sigma), summed over features, sigma = exp(std of z_real).
+
+    The published function evaluates the density and takes its log, which underflows in float32 about 14
+    sigma from the mean; this is the same quantity in closed form, finite everywhere.
+
+    Source: BACON, likelihood term of the objective; published `utils.py`. Needs M >= 2 real rows
+    (the standard deviation is the unbiased one).
+    """
+    std = z_real.detach().std(dim=-2)
+    scaled = _mean_difference(z_syn, z_real) / std.exp()
+    return 0.5 * z_syn.shape[-1] * math.log(2 * math.pi) + (std + 0.5 * scaled.square()).sum(dim=-1)
+
+
+def total_variation(z_syn: Tensor, z_real: Tensor) -> Tensor:
+    """Half the L1 distance of the mean embeddings. Source: BACON, TV prior; published `utils.py`."""
+    return 0.5 * _mean_difference(z_syn, z_real).abs().sum(dim=-1)
+
+
+def clip_prior(z_syn: Tensor, z_real: Tensor, on: str = "published") -> Tensor:
+    """Mean squared excess of the standardised mean difference outside [0, 1].
+
+    on="published": as the published scripts call it, on the softmax of the two mean embeddings, whose
+        means are both exactly 1/D. The value is rounding noise (below 1e-10) and so is the gradient.
+    on="embedding": the same formula feature by feature on the embeddings; features that are constant
+        over the real batch (dead units) have no standard deviation and are left out.
+
+    Source: BACON, CLIP prior; published `utils.py` (`clip_function`).
+    """
+    if on == "published":
+        p_syn = z_syn.mean(dim=-2).softmax(dim=-1)
+        p_real = z_real.detach().mean(dim=-2).softmax(dim=-1)
+        standardised = (p_syn.mean(dim=-1) - p_real.mean(dim=-1)) / p_real.std(dim=-1)
+        return (standardised - standardised.clamp(0, 1)).square()
+    if on == "embedding":
+        std = z_real.detach().std(dim=-2)
+        alive = std > 0
+        standardised = _mean_difference(z_syn, z_real) * alive / torch.where(alive, std, 1)
+        return (standardised - standardised.clamp(0, 1)).square().mean(dim=-1)
+    raise ValueError(f'clip_prior: on must be "published" or "embedding", not {on!r}')
+
+
+def bacon_terms(z_syn: Tensor, z_real: Tensor, *, nll_weight: float = 1.0, tv_weight: float = 0.8,
+                clip_weight: float = 0.2, prior_clip: str = "published") -> dict[str, Tensor]:
+    """The weighted terms of BACON's objective by name; a term with weight 0 is left out."""
+    terms = {}
+    if nll_weight:
+        terms["nll"] = nll_weight * negative_log_likelihood(z_syn, z_real)
+    if tv_weight:
+        terms["tv"] = tv_weight * total_variation(z_syn, z_real)
+    if clip_weight:
+        terms["clip"] = clip_weight * clip_prior(z_syn, z_real, on=prior_clip)
+    return terms
+
+
+def bacon_loss(z_syn: Tensor, z_real: Tensor, **weights) -> Tensor:
+    """BACON's objective: likelihood + 0.8 TV + 0.2 CLIP; `weights` as in `bacon_terms`."""
+    return sum(bacon_terms(z_syn, z_real, **weights).values())
+
+
+def mean_matching(z_syn: Tensor, z_real: Tensor) -> Tensor:
+    """Squared L2 distance of the mean embeddings.
+
+    Source: DM (Zhao and Bilen, arXiv 2110.04181), eq. 5; IDM (Zhao et al., CVPR 2023).
+    """
+    return _mean_difference(z_syn, z_real).square().sum(dim=-1)
+
+
+def _bacon_objective(z_syn: Tensor, z_real: Tensor, options) -> dict[str, Tensor]:
+    return bacon_terms(z_syn, z_real, nll_weight=options.nll_weight, tv_weight=options.tv_weight,
+                       clip_weight=options.clip_weight, prior_clip=options.prior_clip)
+
+
+def _mean_objective(z_syn: Tensor, z_real: Tensor, options) -> dict[str, Tensor]:
+    return {"mean": mean_matching(z_syn, z_real)}
+
+
+# --method -> function of (z_syn, z_real, options) that gives named terms, each (C,); their sum is minimised.
+OBJECTIVES = {"BACON": _bacon_objective, "IDM": _mean_objective}

@@ -1,0 +1,161 @@
+"""Every command-line flag, once: name, default, help, and the check that refuses a bad value in one line."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from utils import augment, data, losses, networks
+from utils.errors import UserError
+
+# Flags of the published scripts that nothing there reads. They are taken so that its commands run.
+DEAD_FLAGS = ("net_train_real", "mismatch_lambda", "dis_metric", "inner_loop", "last", "mismatch_type",
+              "weight_layer_index", "conf_path", "local_num", "local_weight")
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def _checked(check):
+    """An argparse type from a function that raises UserError or ValueError with the reason."""
+
+    def convert(text: str):
+        try:
+            return check(text)
+        except (UserError, ValueError) as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+def _integer(low: int):
+    def check(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < low:
+            raise ValueError(f"{text!r} is not a whole number of at least {low}")
+        return value
+
+    return _checked(check)
+
+
+def _number(low: float, above: bool = False):
+    def check(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value < float("inf") or (above and value == low):
+            raise ValueError(f"{text!r} is not a number {'above' if above else 'of at least'} {low:g}")
+        return value
+
+    return _checked(check)
+
+
+def _strategy(text: str) -> str:
+    augment.parse_strategy(text)
+    return text
+
+
+def _name_in(table, what: str):
+    def check(text: str) -> str:
+        if text not in table:
+            raise ValueError(f"unknown {what} {text!r}; known: {', '.join(table)}")
+        return text
+
+    return _checked(check)
+
+
+def build_parser(description: str, defaults: dict) -> Parser:
+    """The parser of an entry script; `defaults` holds what differs from the defaults below."""
+    parser = Parser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+                    allow_abbrev=False)
+
+    group = parser.add_argument_group("task")
+    flag = group.add_argument
+    flag("--method", type=_name_in(losses.OBJECTIVES, "method"), default="BACON",
+         help=f"objective that the images are matched with: {', '.join(losses.OBJECTIVES)}")
+    flag("--dataset", type=_name_in(data.SOURCES, "data set"), default="MNIST", help="data set")
+    flag("--model", type=_checked(networks.check_name), default="ConvNet_GBN",
+         help="network of the pool, and of evaluation mode S")
+    flag("--ipc", type=_integer(1), default=1, help="synthetic images per class")
+    flag("--data_path", type=Path, default="data", help="folder of the data sets; what is missing is downloaded")
+    flag("--save_path", type=Path, default="result", help="folder for sets, pictures and records")
+    flag("--seed", type=_integer(0), default=0, help="decides every random draw of the run")
+    flag("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: a GPU where there is one")
+    flag("--max_batch", type=_integer(1), default=512, help="images per network pass; lower it to save memory")
+
+    group = parser.add_argument_group("synthetic images")
+    flag = group.add_argument
+    flag("--Iteration", type=_integer(0), default=20000, help="iterations; 0 evaluates the starting set")
+    flag("--init", choices=("real", "noise"), default="real", help="what the images start from")
+    flag("--aug", action="store_true", help="each stored image is a 2x2 formation of half-size images")
+    flag("--optim", choices=("sgd", "adam"), default="sgd", help="optimizer of the images")
+    flag("--lr_img", type=_number(0, above=True), default=1.0, help="learning rate of the images")
+    flag("--outer_loop", type=_integer(1), default=1, help="image updates per iteration")
+    flag("--batch_real", type=_integer(2), default=256, help="real images per class and update")
+    flag("--dsa_strategy", type=_checked(_strategy), default="color_crop_cutout_flip_scale_rotate",
+         help="augmentations, joined by _; none for none")
+    flag("--aug_num", type=int, choices=(1,), default=1, help="augmentations per batch")
+    flag("--ij_selection", choices=("random",), default="random", help="how networks are chosen for matching")
+
+    group = parser.add_argument_group("loss")
+    flag = group.add_argument
+    flag("--nll_weight", type=_number(0), default=1.0, help="BACON: weight of the likelihood")
+    flag("--tv_weight", type=_number(0), default=0.8, help="BACON: weight of the total variation prior")
+    flag("--clip_weight", type=_number(0), default=0.2, help="BACON: weight of the CLIP prior")
+    flag("--prior_clip", choices=("published", "embedding"), default="published",
+         help="BACON: the CLIP prior on softmaxed mean embeddings as published (always 0), or on the embeddings")
+    flag("--syn_ce", action="store_true", help="add cross-entropy of the synthetic images on the pool network")
+    flag("--ce_weight", type=_number(0), default=0.1,
+         help="weight of the cross-entropy, times the pool network's accuracy in percent")
+    flag("--embed_last", type=int, default=-1,
+         help="feature layers of the embedding, as the end of a slice: 1000 all, -1 without the final pooling")
+
+    group = parser.add_argument_group("pool of networks trained on real images")
+    flag = group.add_argument
+    flag("--net_num", type=_integer(1), default=100, help="networks in the full pool; the oldest leaves")
+    flag("--net_generate_interval", type=_integer(1), default=30, help="iterations between fresh networks")
+    flag("--net_push_num", type=_integer(1), default=1, help="fresh networks each time")
+    flag("--train_net_num", type=_integer(1), default=2, help="networks the images are matched on per outer loop")
+    flag("--net_begin", type=_integer(0), default=0, help="first pool position to match on, if over 10 remain")
+    flag("--net_end", type=_integer(0), default=100000, help="end of the pool positions to match on")
+    flag("--fetch_net_num", type=_integer(1), default=2, help="networks trained per iteration")
+    flag("--model_train_steps", type=_integer(0), default=10, help="training steps of each of these")
+    flag("--trained_bs", type=_integer(1), default=256, help="batch size of these steps")
+    flag("--lr_net", type=_number(0, above=True), default=0.01, help="learning rate, also in evaluation")
+    flag("--net_decay", action="store_true", help="train the pool with momentum 0.9 and weight decay 5e-4")
+
+    group = parser.add_argument_group("evaluation")
+    flag = group.add_argument
+    flag("--eval_mode", choices=("S", "SS"), default="SS", help="S, SS: the network named by --model")
+    flag("--num_exp", type=_integer(1), default=5, help="experiments, each a set of its own")
+    flag("--num_eval", type=_integer(1), default=20, help="fresh networks per evaluation")
+    flag("--eval_interval", type=_integer(1), default=100, help="iterations between evaluations")
+    flag("--epoch_eval_train", type=_integer(0), default=1000, help="epochs to train an evaluated network, less 1")
+    flag("--batch_train", type=_integer(1), default=256, help="batch size of its training")
+    flag("--tensorboard", action="store_true", help="also write TensorBoard records")
+
+    group = parser.add_argument_group("accepted for the published commands, without effect there and here")
+    for name in DEAD_FLAGS:
+        group.add_argument(f"--{name}", nargs="?", const=True, default=argparse.SUPPRESS, help="no effect")
+
+    parser.set_defaults(**defaults)
+    return parser
+
+
+def parse(description: str, arguments: list[str] | None = None, **defaults) -> argparse.Namespace:
+    """Parses and checks the command line; a bad one ends the program with one line and exit code 2."""
+    parser = build_parser(description, defaults)
+    options = parser.parse_args(arguments)
+    dead = [f"--{name}" for name in DEAD_FLAGS if hasattr(options, name)]
+    for name in DEAD_FLAGS:
+        vars(options).pop(name, None)
+    if dead:
+        print(f"{parser.prog}: note: {', '.join(dead)}: no effect, as in the published scripts", file=sys.stderr)
+    return options

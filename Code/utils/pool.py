@@ -1,0 +1,100 @@
+"""The pool: networks that are trained on real images while the synthetic images are matched on them."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils.data import RealData
+from utils.draws import Draws
+from utils.networks import get_network
+
+START_SIZE = 3
+
+
+@dataclass
+class Member:
+    """A network of the pool with its optimizer and its running training accuracy."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    correct: Tensor  # stays on the device, so that no step waits for it
+    seen: int = 0
+
+    def accuracy(self) -> Tensor:
+        """Training accuracy in percent since the last reset, a scalar tensor; 0 before any training."""
+        return 100 * self.correct / max(self.seen, 1)
+
+    def reset_accuracy(self):
+        self.correct, self.seen = torch.zeros_like(self.correct), 0
+
+
+class Pool:
+    """A queue of networks: it starts with three, grows at intervals, and drops its oldest when full."""
+
+    def __init__(self, data: RealData, draws: Draws, options):
+        self.data, self.draws, self.options = data, draws, options
+        self.created = 0
+        self.members: list[Member] = []
+        for _ in range(min(START_SIZE, options.net_num)):
+            self._add()
+
+    def _add(self):
+        options, data = self.options, self.data
+        seed = self.draws.network_seed("pool", self.created)
+        channel, *size = data.image_shape
+        network = get_network(options.model, channel, data.num_classes, tuple(size), seed)
+        network.to(data.device, data.dtype, memory_format=memory_format(data.device))
+        decay = {"momentum": 0.9, "weight_decay": 5e-4} if options.net_decay else {}
+        optimizer = torch.optim.SGD(network.parameters(), lr=options.lr_net, **decay)
+        self.members.append(Member(network, optimizer, torch.zeros((), device=data.device, dtype=data.dtype)))
+        self.created += 1
+
+    def grow(self, iteration: int):
+        """Adds --net_push_num fresh networks every --net_generate_interval iterations."""
+        if iteration % self.options.net_generate_interval:
+            return
+        for _ in range(self.options.net_push_num):
+            if len(self.members) >= self.options.net_num:
+                self.members.pop(0)
+            self._add()
+
+    def reset_accuracies(self):
+        for member in self.members:
+            member.reset_accuracy()
+
+    def matching(self, iteration: int, loop: int) -> list[Member]:
+        """The --train_net_num networks to match the images on, in evaluation mode.
+
+        --net_begin and --net_end restrict the choice only where that leaves more than ten networks.
+        """
+        within = self.members[self.options.net_begin:self.options.net_end]
+        candidates = within if len(within) > 10 else self.members
+        chosen = self.draws.matching_networks(iteration, loop, len(candidates), self.options.train_net_num)
+        return [candidates[k] for k in chosen]
+
+    def train(self, iteration: int) -> Tensor:
+        """Trains --fetch_net_num networks for --model_train_steps steps; returns their accuracy in percent."""
+        chosen = self.draws.trained_networks(iteration, len(self.members), self.options.fetch_net_num)
+        for turn, k in enumerate(chosen):
+            self._train(self.members[k], iteration, turn)
+        return torch.stack([self.members[k].accuracy() for k in chosen]).mean()
+
+    def _train(self, member: Member, iteration: int, turn: int):
+        member.network.train()
+        count, batch = len(self.data.labels), self.options.trained_bs
+        for step in range(self.options.model_train_steps):
+            rows = self.draws.training_batch(iteration, turn, step, count, batch)
+            labels = self.data.labels[torch.as_tensor(rows, device=self.data.device)]
+            logits = member.network(self.data.batch(rows))
+            member.optimizer.zero_grad()
+            F.cross_entropy(logits, labels).backward()
+            member.optimizer.step()
+            member.correct += (logits.detach().argmax(dim=1) == labels).sum()
+            member.seen += len(labels)
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """The faster layout of convolutions: channels last on GPUs."""
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format

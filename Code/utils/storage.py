@@ -1,0 +1,103 @@
+"""Files: synthetic sets (.pt), pictures, and the records of a run. Every file appears whole or not at all."""
+
+import json
+import os
+import pickle
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.utils import make_grid, save_image
+
+from utils import augment
+from utils.errors import UserError
+
+
+def write_whole(path: Path, write) -> None:
+    """Calls `write(file)` on a temporary file beside `path`, then renames it into place."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def make_folder(path: Path) -> Path:
+    """Creates a folder that can be written to, or raises UserError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(f"--save_path: cannot write to {path} ({error.strerror}); choose another folder") from None
+    return path
+
+
+def save(path: Path, record: dict) -> None:
+    """Writes a set: {"data": [[images, labels], ...], "accs_all_exps": {...}, "meta": {...}}."""
+    write_whole(path, lambda file: torch.save(record, file))
+
+
+def load(path: str | Path) -> dict:
+    """Reads the whole record of a saved set: `data`, `accs_all_exps` and `meta`, tensors on the CPU.
+
+    Nothing in the file is executed. Raises UserError for a file that is missing, damaged or no set.
+    """
+    try:
+        record = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}: not a readable synthetic set ({reason})") from None
+    if not isinstance(record, dict) or "data" not in record:
+        raise UserError(f"{path}: not a synthetic set (it has no `data`)")
+    return record
+
+
+def load_synthetic(path: str | Path, experiment: int = 0) -> tuple[Tensor, Tensor]:
+    """Images and labels of a saved set, ready to train on: normalised, formation expanded.
+
+    Returns float32 (N, C, H, W) and int64 (N,). `experiment` picks one of the sets in the file. Pixels in
+    0..1 are images * std + mean, with `load(path)["meta"]["std"]` and `["mean"]`.
+    """
+    record = load(path)
+    sets = record["data"]
+    if not 0 <= experiment < len(sets):
+        raise UserError(f"{path}: has experiments 0 to {len(sets) - 1}, not {experiment}")
+    images, labels = sets[experiment]
+    return expand(images, labels, record.get("meta", {}).get("formation", 1))
+
+
+def expand(images: Tensor, labels: Tensor, formation: int) -> tuple[Tensor, Tensor]:
+    """Stored images and labels -> those to train on; formation 1 (none) or 2 (2x2 tiles)."""
+    if formation == 1:
+        return images, labels
+    return augment.expand_formation(images), labels.repeat(4)
+
+
+def save_picture(path: Path, pixels: Tensor, per_row: int) -> None:
+    """Writes images (N, C, H, W) with pixels in 0..1 as a PNG grid."""
+    grid = make_grid(pixels.cpu(), nrow=per_row)
+    write_whole(path, lambda file: save_image(grid, file, format="png"))
+
+
+def write_json(path: Path, content: dict) -> None:
+    write_whole(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
+
+
+def append_json(path: Path, content: dict) -> None:
+    """Appends one line to a JSON-lines file."""
+    with path.open("a") as file:
+        file.write(json.dumps(content) + "\n")
+
+
+def read_json_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]

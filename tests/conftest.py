@@ -1,0 +1,50 @@
+"""What several tests share: real images small enough to be quick, and the command line of a tiny run."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from utils import data as datasets
+from utils import options
+
+ROOT = Path(__file__).resolve().parents[1]
+CODE = ROOT / "Code"
+SHARED = ROOT.parent / "shared"
+needs_shared_data = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="no real data beside the checkout")
+
+TINY = ["--Iteration", "2", "--eval_interval", "1", "--num_exp", "1", "--num_eval", "2", "--epoch_eval_train", "2",
+        "--batch_real", "16", "--model_train_steps", "1", "--trained_bs", "16"]
+
+
+def run_script(script: str, *arguments, cwd: Path = CODE, expect: int = 0) -> subprocess.CompletedProcess:
+    """Runs a script of Code/ as a user does and checks its exit code."""
+    done = subprocess.run([sys.executable, script, *map(str, arguments)], cwd=cwd, capture_output=True, text=True,
+                          timeout=240, check=False)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture
+def digits():
+    """A function that loads the bundled digits in a given dtype."""
+
+    def load(dtype: torch.dtype = torch.float32) -> datasets.RealData:
+        data = datasets.load("digits", "")
+        data.dtype = dtype
+        return data
+
+    return load
+
+
+@pytest.fixture
+def make_options():
+    """A function that builds the options of a small run on the digits from flags."""
+
+    def make(*flags):
+        return options.parse("", [str(flag) for flag in flags], dataset="digits", model="ConvNetW32", lr_img=0.2,
+                             batch_real=32, trained_bs=32, model_train_steps=2, embed_last=1000)
+
+    return make

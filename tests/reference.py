@@ -1,0 +1,143 @@
+"""The published loop, written literally: class by class, one optimizer over all images, two passes of the
+synthetic images, gradients of the network's parameters and all. Slow on purpose: the engine of
+`utils/distill.py` is held against it (test_distill.py) and timed against it (Code/benchmark.py).
+
+It takes every random decision from the same `Draws`, and shares with the engine only what has tests of
+its own: networks, augmentation operations and losses on (N, D) embeddings.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from utils import augment, losses
+from utils.draws import Draws
+from utils.networks import get_network
+
+
+class ErrorMeter:
+    """Running accuracy in percent, 0 while empty."""
+
+    def __init__(self):
+        self.correct, self.n = 0, 0
+
+    def add(self, logits, labels):
+        self.correct += (logits.argmax(1) == labels).sum().item()
+        self.n += len(labels)
+
+    def value(self):
+        return 100.0 * self.correct / self.n if self.n else 0.0
+
+
+def dsa(images, operations, parameters, label):
+    """One operation for the whole batch, the same for the real and the synthetic images of a class."""
+    if not operations:
+        return images
+    u = torch.as_tensor(parameters[label], dtype=images.dtype, device=images.device).expand(len(images), 3)
+    return augment.OPERATIONS[operations[label]](images, u)
+
+
+class ReferenceLoop:
+    """Runs `iterations` iterations at once or one by one; `image_syn` is (K*ipc, C, H, W), class by class."""
+
+    def __init__(self, data, options, experiment=0):
+        self.data, self.options = data, options
+        self.draws = Draws(options.seed, experiment)
+        self.num_classes = data.num_classes
+        self.image_syn = self.initialise()
+        if options.optim == "sgd":
+            self.optimizer_img = torch.optim.SGD([self.image_syn], lr=options.lr_img, momentum=0.5)
+        else:
+            self.optimizer_img = torch.optim.Adam([self.image_syn], lr=options.lr_img)
+        self.nets, self.optimizers, self.meters, self.built = [], [], [], 0
+        for _ in range(min(3, options.net_num)):
+            self.add_network()
+
+    def initialise(self):
+        ipc, (channel, height, width) = self.options.ipc, self.data.image_shape
+        image_syn = torch.zeros(self.num_classes * ipc, channel, height, width, dtype=self.data.dtype,
+                                device=self.data.device)
+        positions = self.draws.initial(self.data.class_sizes, 4 if self.options.aug else 1, ipc)
+        for c in range(self.num_classes):
+            real = [self.data.batch(self.data.class_rows[c][positions[s, c]]) for s in range(len(positions))]
+            target = image_syn[c * ipc:(c + 1) * ipc]
+            if self.options.aug:
+                half_h, half_w = height // 2, width // 2
+                small = [F.interpolate(r, scale_factor=0.5, mode="bilinear", align_corners=False) for r in real]
+                target[:, :, :half_h, :half_w] = small[0]
+                target[:, :, half_h:, :half_w] = small[1]
+                target[:, :, :half_h, half_w:] = small[2]
+                target[:, :, half_h:, half_w:] = small[3]
+            else:
+                target[:] = real[0]
+        return image_syn.requires_grad_(True)
+
+    def add_network(self):
+        channel, *size = self.data.image_shape
+        net = get_network(self.options.model, channel, self.num_classes, tuple(size),
+                          self.draws.network_seed("pool", self.built)).to(self.data.device, self.data.dtype)
+        extra = {"momentum": 0.9, "weight_decay": 5e-4} if self.options.net_decay else {}
+        self.nets.append(net)
+        self.optimizers.append(torch.optim.SGD(net.parameters(), lr=self.options.lr_net, **extra))
+        self.meters.append(ErrorMeter())
+        self.built += 1
+
+    def reset_meters(self):
+        for meter in self.meters:
+            meter.__init__()
+
+    def step(self, it):
+        if it % self.options.net_generate_interval == 0:
+            for _ in range(self.options.net_push_num):
+                if len(self.nets) == self.options.net_num:
+                    for queue in (self.nets, self.optimizers, self.meters):
+                        queue.pop(0)
+                self.add_network()
+        update = 0
+        for ol in range(self.options.outer_loop):
+            for k in self.draws.matching_networks(it, ol, len(self.nets), self.options.train_net_num):
+                self.update_images(k, it, update)
+                update += 1
+        self.train_networks(it)
+
+    def update_images(self, k, it, update):
+        options, net = self.options, self.nets[k]
+        net.eval()
+        strategy = augment.parse_strategy(options.dsa_strategy)
+        positions = self.draws.real_images(it, update, self.data.class_sizes, options.batch_real)
+        operations, parameters = self.draws.siamese(it, update, strategy, self.num_classes)
+        for c in range(self.num_classes):
+            img_real = self.data.batch(self.data.class_rows[c][positions[c]])
+            img_syn = self.image_syn[c * options.ipc:(c + 1) * options.ipc]
+            if options.aug:
+                img_syn = augment.expand_formation(img_syn)
+            img_real, img_syn = dsa(img_real, operations, parameters, c), dsa(img_syn, operations, parameters, c)
+            output_real = net.embed(img_real, options.embed_last).detach()
+            output_syn = net.embed(img_syn, options.embed_last)
+            loss = self.match(output_syn, output_real)
+            if options.syn_ce:
+                labels = torch.full((len(img_syn),), c, device=img_syn.device)
+                loss = loss + options.ce_weight * self.meters[k].value() * F.cross_entropy(net(img_syn), labels)
+            self.optimizer_img.zero_grad()
+            loss.backward()
+            self.optimizer_img.step()
+
+    def match(self, output_syn, output_real):
+        options = self.options
+        if options.method == "IDM":
+            return losses.mean_matching(output_syn, output_real)
+        return (options.nll_weight * losses.negative_log_likelihood(output_syn, output_real)
+                + options.tv_weight * losses.total_variation(output_syn, output_real)
+                + options.clip_weight * losses.clip_prior(output_syn, output_real, options.prior_clip))
+
+    def train_networks(self, it):
+        chosen = self.draws.trained_networks(it, len(self.nets), self.options.fetch_net_num)
+        for turn, k in enumerate(chosen):
+            net = self.nets[k].train()
+            for s in range(self.options.model_train_steps):
+                rows = self.draws.training_batch(it, turn, s, len(self.data.labels), self.options.trained_bs)
+                labels = self.data.labels[torch.as_tensor(rows, device=self.data.device)]
+                logits = net(self.data.batch(rows))
+                self.meters[k].add(logits, labels)
+                self.optimizers[k].zero_grad()
+                F.cross_entropy(logits, labels).backward()
+                self.optimizers[k].step()
