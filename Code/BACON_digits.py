@@ -5,6 +5,12 @@
 
 from utils.experiment import main
 
+DEFAULTS = {
+    "dataset": "digits",
+    "model": "ConvNetD2",
+    "Iteration": 150,
+    "num_exp": 1,
+}
+
 if __name__ == "__main__":
-    main(__doc__, dataset="digits", model="ConvNetW32", lr_img=0.2, num_exp=1, num_eval=5, net_decay=True,
-         embed_last=1000, syn_ce=True, ce_weight=0.5, train_net_num=1, aug=True, Iteration=200)
+    main(__doc__, **DEFAULTS)

@@ -68,7 +68,7 @@ class Record:
         self.set_path = args.save_path / f"res_{self.name}.pt"
         self.best_path = args.save_path / f"res_{self.name}_best.pt"
         self.metrics_path = self.folder / "metrics.jsonl"
-        self.metrics_path.write_text("")
+        storage.write_whole(self.metrics_path, lambda file: None)
         self.last: list[dict] = []
         self.best: list[dict] = []
         self.options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
@@ -95,8 +95,7 @@ class Record:
                                              (iteration,), on_epoch=progress.update)
         entry = {"images": stored, "labels": labels, "iteration": iteration, "accuracies": accuracies}
         self._keep(entry, experiment)
-        storage.save_picture(self.args.save_path / f"vis_{self.name}_exp{experiment}_iter{iteration}.png",
-                             data.pixels(stored), args.ipc)
+        storage.save_picture(self.picture_path(experiment, iteration), data.pixels(stored), args.ipc)
         line = {"experiment": experiment, "iteration": iteration, "model": args.model, "accuracies": accuracies,
                 "mean": float(np.mean(accuracies)), "std": float(np.std(accuracies)),
                 "best_mean": float(np.mean(self.best[experiment]["accuracies"])),
@@ -107,6 +106,9 @@ class Record:
             self.tensorboard.flush()
         print(f"experiment {experiment + 1}/{args.num_exp} iteration {iteration}: {percent(accuracies)} "
               f"({len(accuracies)} {args.model}), {logs.clock(seconds)}", flush=True)
+
+    def picture_path(self, experiment: int, iteration: int) -> Path:
+        return self.args.save_path / f"vis_{self.name}_exp{experiment}_iter{iteration}.png"
 
     def _keep(self, entry: dict, experiment: int) -> None:
         if len(self.last) == experiment:

@@ -1,0 +1,179 @@
+"""The scripts as users run them: what they leave, that a seed decides it, and what they say of bad input."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import CODE, ROOT, SHARED, TINY, needs_shared_data, run_script
+
+import utils
+from utils import storage
+
+RUN = "BACON_digits_ConvNetW32_2ipc"
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    """The folder that one small run with two experiments leaves, and what it printed."""
+    folder = tmp_path_factory.mktemp("result")
+    done = run_script("BACON_digits.py", *TINY, "--num_exp", 2, "--ipc", 2, "--save_path", folder, "--tensorboard")
+    return folder, done.stdout
+
+
+def test_files_of_a_run(result):
+    folder, _ = result
+    pictures = {f"vis_{RUN}_exp{e}_iter{i}.png" for e in (0, 1) for i in (1, 2)}
+    assert {path.name for path in folder.iterdir()} == {RUN, f"res_{RUN}.pt", f"res_{RUN}_best.pt"} | pictures
+    left = {path.name.split(".")[0] for path in (folder / RUN).iterdir()}
+    assert left == {"metrics", "options", "events"}
+
+
+def test_saved_set_is_as_promised(result):
+    record = torch.load(result[0] / f"res_{RUN}.pt", weights_only=True)
+    assert len(record["data"]) == 2
+    for images, labels in record["data"]:
+        assert images.shape == (20, 1, 8, 8) and images.dtype == torch.float32
+        assert labels.tolist() == sorted([*range(10)] * 2) and labels.dtype == torch.int64
+    assert not torch.equal(record["data"][0][0], record["data"][1][0])
+    accuracies = record["accs_all_exps"]["ConvNetW32"]
+    assert len(accuracies) == 4 and all(isinstance(a, float) and 0 <= a <= 1 for a in accuracies)
+    meta = record["meta"]
+    assert {"method", "dataset", "ipc", "model", "formation", "mean", "std", "class_names", "seed", "iteration",
+            "options", "version"} <= set(meta)
+    assert (meta["formation"], meta["iteration"], meta["dataset"]) == (2, [2, 2], "digits")
+
+
+def test_records_of_a_run(result):
+    folder, printed = result
+    lines = storage.read_json_lines(folder / RUN / "metrics.jsonl")
+    assert [(line["experiment"], line["iteration"]) for line in lines] == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    record, best = (storage.load(folder / f"res_{RUN}{kind}.pt") for kind in ("", "_best"))
+    for experiment in (0, 1):
+        own = [line for line in lines if line["experiment"] == experiment]
+        slots = slice(2 * experiment, 2 * experiment + 2)
+        assert record["accs_all_exps"]["ConvNetW32"][slots] == own[-1]["accuracies"]
+        top = max(own, key=lambda line: line["mean"])
+        assert best["accs_all_exps"]["ConvNetW32"][slots] == top["accuracies"]
+        assert best["meta"]["iteration"][experiment] == own[-1]["best_iteration"]
+    saved = json.loads((folder / RUN / "options.json").read_text())
+    assert saved["options"]["ipc"] == 2 and saved["versions"]["torch"] == torch.__version__
+    mean = 100 * sum(record["accs_all_exps"]["ConvNetW32"]) / 4
+    assert f"result: {mean:.2f} +-" in printed and "best:" in printed and str(folder) in printed
+
+
+def test_load_synthetic_expands_the_formation(result):
+    path = result[0] / f"res_{RUN}.pt"
+    images, labels = utils.load_synthetic(path, experiment=1)
+    assert images.shape == (80, 1, 8, 8) and labels.tolist() == sorted([*range(10)] * 2) * 4
+    stored = storage.load(path)["data"][1][0]
+    tile = torch.nn.functional.interpolate(stored[:1, :, :4, :4], scale_factor=2, mode="bilinear")
+    torch.testing.assert_close(images[:1], tile)
+
+
+def test_evaluated_set_is_the_saved_set(result):
+    """Evaluating the file again, with the draws of the run, gives the accuracies that the run recorded."""
+    from utils import data, evaluation, options
+    from utils.draws import Draws
+    record = storage.load(result[0] / f"res_{RUN}.pt")
+    settings = options.argparse.Namespace(**record["meta"]["options"])
+    images, labels = utils.load_synthetic(result[0] / f"res_{RUN}.pt")
+    again = evaluation.evaluate(images, labels, data.load("digits", ""), "ConvNetW32", settings, Draws(0, 0), (2,))
+    assert again == record["accs_all_exps"]["ConvNetW32"][:2]
+
+
+def test_one_seed_decides_everything(tmp_path):
+    sets = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        run_script("BACON_digits.py", *TINY, "--ipc", 1, "--seed", seed, "--save_path", tmp_path / name)
+        sets.append(storage.load(tmp_path / name / "res_BACON_digits_ConvNetW32_1ipc.pt"))
+    assert torch.equal(sets[0]["data"][0][0], sets[1]["data"][0][0])
+    assert sets[0]["accs_all_exps"] == sets[1]["accs_all_exps"]
+    assert not torch.equal(sets[0]["data"][0][0], sets[2]["data"][0][0])
+
+
+def test_ten_lines_of_the_readme(result):
+    """The README's loading example, run as it stands but for the path."""
+    block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)
+    code = re.sub(r'"[^"]*\.pt"', repr(str(result[0] / f"res_{RUN}.pt")), block)
+    assert code != block and len(block.strip().splitlines()) <= 10
+    done = subprocess.run([sys.executable, "-c", code], cwd=CODE, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def published(script):
+    """The published commands of one script, from Command.txt."""
+    lines = (ROOT / "Command.txt").read_text().splitlines()
+    return [line.split()[2:] for line in lines if line.startswith(f"python3 -u {script} --dataset")]
+
+
+@needs_shared_data
+@pytest.mark.parametrize("script", ["BACON_mnist.py", "BACON_f_mnist.py"])
+@pytest.mark.parametrize("k", range(3))
+def test_published_commands_on_real_data(script, k, tmp_path):
+    commands = published(script)
+    assert len(commands) == 3
+    done = run_script(*commands[k], *TINY, "--Iteration", 1, "--num_eval", 1, "--epoch_eval_train", 0,
+                      "--model", "ConvNetW32", "--data_path", SHARED / "data", "--save_path", tmp_path)
+    assert "result:" in done.stdout and "--net_train_real, --mismatch_lambda: no effect" in done.stderr
+    assert len(list(tmp_path.glob("res_BACON_*_ConvNetW32_*ipc.pt"))) == 1
+
+
+BAD_INPUT = [
+    (["--dataset", "CIFAR11"], "CIFAR11"),
+    (["--model", "ConvNetX"], "ConvNetX"),
+    (["--model", "ConvNetD6"], "--model"),
+    (["--dsa_strategy", "color_blur"], "blur"),
+    (["--method", "BACONS"], "BACONS"),
+    (["--ipc", "0"], "--ipc"),
+    (["--ipc", "many"], "--ipc"),
+    (["--ipc", "140"], "--ipc 140"),
+    (["--batch_real", "1"], "--batch_real"),
+    (["--lr_img", "nan"], "--lr_img"),
+    (["--lr_img", "0"], "--lr_img"),
+    (["--device", "cuda"], "--device cuda"),
+    (["--iterations", "5"], "--iterations"),
+    (["--save_path", "/dev/null/result"], "/dev/null/result"),
+    (["--dataset", "MNIST", "--data_path", "/dev/null/data"], "/dev/null/data"),
+]
+
+
+@pytest.mark.parametrize("flags, named", BAD_INPUT, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_bad_input_is_one_line(flags, named, tmp_path):
+    if flags == ["--device", "cuda"] and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = run_script("BACON_digits.py", "--save_path", tmp_path / "result", *flags, expect=2)
+    error = done.stderr.splitlines()
+    assert len(error) == 1 and error[0].startswith("BACON_digits.py: error: ") and named in error[0], done.stderr
+    assert not done.stdout and not list(tmp_path.rglob("*.pt"))
+
+
+@needs_shared_data
+def test_truncated_idx_file_is_one_line(tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    shutil.copytree(SHARED / "data" / "MNIST" / "raw", raw, copy_function=shutil.copyfile)
+    raw.chmod(0o755)
+    with (raw / "train-images-idx3-ubyte").open("r+b") as file:
+        file.truncate(1_000_000)
+    done = run_script("BACON_mnist.py", "--data_path", tmp_path, "--save_path", tmp_path / "result", expect=2)
+    assert len(done.stderr.splitlines()) == 1 and str(tmp_path) in done.stderr and "MNIST" in done.stderr
+
+
+def test_missing_data_without_a_network_is_one_line(tmp_path):
+    done = subprocess.run([sys.executable, "BACON_mnist.py", "--data_path", tmp_path / "none", "--save_path",
+                           tmp_path / "result"], cwd=CODE, capture_output=True, text=True, check=False,
+                          env={"PATH": "", "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"})
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert str(tmp_path / "none") in done.stderr and "train" in done.stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"not a set", b"PK\x03\x04 cut short"])
+def test_damaged_set_is_one_line(content, tmp_path):
+    path = tmp_path / "set.pt"
+    path.write_bytes(content)
+    with pytest.raises(storage.UserError, match=re.escape(str(path))) as error:
+        storage.load(path)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,79 @@
+"""The published evaluation protocol."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from utils import evaluation
+from utils.draws import Draws, generator
+
+
+class Spy(torch.optim.SGD):
+    """An SGD that notes its settings at every step."""
+
+    steps: list[tuple] = []
+
+    def step(self, *arguments):
+        group = self.param_groups[0]
+        momentum_is_new = not self.state
+        Spy.steps.append((group["lr"], group["momentum"], group["weight_decay"], momentum_is_new))
+        return super().step(*arguments)
+
+
+@pytest.mark.parametrize("epochs, high, low", [(1000, 502, 499), (10, 7, 4), (0, 1, 0)])
+def test_passes_learning_rates_and_momentum_restart(make_options, monkeypatch, epochs, high, low):
+    monkeypatch.setattr(torch.optim, "SGD", Spy)
+    Spy.steps = []
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    options = make_options("--epoch_eval_train", epochs, "--batch_train", 2, "--dsa_strategy", "flip")
+    epochs_seen = []
+    evaluation.train(network, torch.randn(3, 1, 2, 2), torch.tensor([0, 1, 0]), options, generator(0),
+                     on_epoch=lambda: epochs_seen.append(1))
+    batches = 2  # three images in batches of two: the last, partial batch is kept
+    assert [round(step[0], 9) for step in Spy.steps] == [0.01] * high * batches + [0.001] * low * batches
+    assert {step[1:3] for step in Spy.steps} == {(0.9, 5e-4)}
+    restarts = [k for k, step in enumerate(Spy.steps) if step[3]]
+    assert restarts == [0, high * batches][: 1 + (low > 0)]
+    assert len(epochs_seen) == epochs + 1
+
+
+def test_each_batch_is_augmented_by_one_operation_with_a_draw_per_image(make_options, monkeypatch):
+    calls = []
+
+    def operation(name):
+        def apply(x, u):
+            assert len(u) == len(x) and len(np.unique(u[:, 0])) == len(x)
+            calls.append(name)
+            return x
+        return apply
+
+    monkeypatch.setattr(evaluation.augment, "OPERATIONS", {name: operation(name) for name in ("flip", "crop")})
+    monkeypatch.setattr(evaluation.augment, "parse_strategy", lambda text: text.split("_"))
+    options = make_options("--epoch_eval_train", 39, "--batch_train", 4)
+    options.dsa_strategy = "flip_crop"
+    evaluation.train(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.randn(8, 1, 2, 2),
+                     torch.arange(8) % 2, options, generator(0))
+    assert len(calls) == 80 and 20 < calls.count("flip") < 60
+
+
+def test_accuracy_is_the_share_of_right_answers(digits):
+    data = digits()
+
+    class Constant(nn.Module):
+        def forward(self, x):
+            return torch.eye(10)[torch.full((len(x),), 3)]
+
+    expected = (data.test_labels == 3).float().mean().item()
+    assert evaluation.test(Constant(), data, max_batch=100) == pytest.approx(expected)
+
+
+def test_whole_training_set_is_learned_and_noise_is_not(digits, make_options):
+    data = digits()
+    options = make_options("--num_eval", 1, "--epoch_eval_train", 12, "--dsa_strategy", "none")
+
+    def accuracy(images):
+        return evaluation.evaluate(images, data.labels, data, "ConvNetW32", options, Draws(0), ("test",))[0]
+
+    assert accuracy(data.normalise(data.images)) > 0.9
+    assert accuracy(torch.randn(len(data.labels), 1, 8, 8)) < 0.4
