@@ -1,5 +1,6 @@
 """What several tests share: real images small enough to be quick, and the command line of a tiny run."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +11,16 @@ import torch
 from utils import data as datasets
 from utils import options
 
+torch.set_num_threads(1)  # two test processes share two cores
+os.environ["OMP_NUM_THREADS"] = "1"
+
 ROOT = Path(__file__).resolve().parents[1]
 CODE = ROOT / "Code"
 SHARED = ROOT.parent / "shared"
 needs_shared_data = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="no real data beside the checkout")
 
 TINY = ["--Iteration", "2", "--eval_interval", "1", "--num_exp", "1", "--num_eval", "2", "--epoch_eval_train", "2",
-        "--batch_real", "16", "--model_train_steps", "1", "--trained_bs", "16"]
+        "--batch_real", "16", "--model_train_steps", "1", "--trained_bs", "16", "--model", "ConvNetW32"]
 
 
 def run_script(script: str, *arguments, cwd: Path = CODE, expect: int = 0) -> subprocess.CompletedProcess:

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 import torch
-from conftest import CODE, ROOT, SHARED, TINY, needs_shared_data, run_script
 
 import utils
+from conftest import CODE, ROOT, SHARED, TINY, needs_shared_data, run_script
 from utils import storage
 
 RUN = "BACON_digits_ConvNetW32_2ipc"
@@ -36,7 +36,7 @@ def test_saved_set_is_as_promised(result):
     record = torch.load(result[0] / f"res_{RUN}.pt", weights_only=True)
     assert len(record["data"]) == 2
     for images, labels in record["data"]:
-        assert images.shape == (20, 1, 8, 8) and images.dtype == torch.float32
+        assert images.shape == (20, 1, 16, 16) and images.dtype == torch.float32
         assert labels.tolist() == sorted([*range(10)] * 2) and labels.dtype == torch.int64
     assert not torch.equal(record["data"][0][0], record["data"][1][0])
     accuracies = record["accs_all_exps"]["ConvNetW32"]
@@ -68,9 +68,9 @@ def test_records_of_a_run(result):
 def test_load_synthetic_expands_the_formation(result):
     path = result[0] / f"res_{RUN}.pt"
     images, labels = utils.load_synthetic(path, experiment=1)
-    assert images.shape == (80, 1, 8, 8) and labels.tolist() == sorted([*range(10)] * 2) * 4
+    assert images.shape == (80, 1, 16, 16) and labels.tolist() == sorted([*range(10)] * 2) * 4
     stored = storage.load(path)["data"][1][0]
-    tile = torch.nn.functional.interpolate(stored[:1, :, :4, :4], scale_factor=2, mode="bilinear")
+    tile = torch.nn.functional.interpolate(stored[:1, :, :8, :8], scale_factor=2, mode="bilinear")
     torch.testing.assert_close(images[:1], tile)
 
 
@@ -125,7 +125,7 @@ def test_published_commands_on_real_data(script, k, tmp_path):
 BAD_INPUT = [
     (["--dataset", "CIFAR11"], "CIFAR11"),
     (["--model", "ConvNetX"], "ConvNetX"),
-    (["--model", "ConvNetD6"], "--model"),
+    (["--model", "ConvNetD6"], "ConvNetD6"),
     (["--dsa_strategy", "color_blur"], "blur"),
     (["--method", "BACONS"], "BACONS"),
     (["--ipc", "0"], "--ipc"),
@@ -141,7 +141,7 @@ BAD_INPUT = [
 ]
 
 
-@pytest.mark.parametrize("flags, named", BAD_INPUT, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+@pytest.mark.parametrize("flags, named", BAD_INPUT, ids=[" ".join(flags) for flags, _ in BAD_INPUT])
 def test_bad_input_is_one_line(flags, named, tmp_path):
     if flags == ["--device", "cuda"] and torch.cuda.is_available():
         pytest.skip("there is a GPU")

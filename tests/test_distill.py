@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from reference import ReferenceLoop
 
+from reference import ReferenceLoop
 from utils.distill import Distillation, VisitedAdam, VisitedSGD
 
 ITERATIONS = 10

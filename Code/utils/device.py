@@ -1,6 +1,7 @@
 """The machine: which device to compute on, and settings that make it fast."""
 
 import ctypes
+import platform
 import sys
 
 import torch
@@ -32,3 +33,10 @@ def choose(name: str) -> torch.device:
     if not available[name]:
         raise UserError(f"--device {name}: not available on this machine; use --device cpu or auto")
     return torch.device(name)
+
+
+def describe(device: torch.device) -> str:
+    """The machine in words: the GPU's name, or the processor and its threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()} {device.type}, {torch.get_num_threads()} threads"

@@ -128,6 +128,14 @@ class Distillation:
         self.strategy = augment.parse_strategy(options.dsa_strategy)
         self.objective = OBJECTIVES[options.method]
 
+    def images_per_step(self) -> int:
+        """Images that go through networks in one iteration, for the log."""
+        options = self.options
+        real = sum(min(size, options.batch_real) for size in self.data.class_sizes)
+        synthetic = self.data.num_classes * options.ipc * (4 if options.aug else 1)
+        trained = options.fetch_net_num * options.model_train_steps * options.trained_bs
+        return options.outer_loop * options.train_net_num * (real + synthetic) + trained
+
     def step(self, iteration: int) -> dict[str, Tensor]:
         """One iteration: updates the images, then trains the pool. Returns scalars for the log.
 
@@ -138,13 +146,13 @@ class Distillation:
         update, totals = 0, {}
         for loop in range(self.options.outer_loop):
             for member in self.pool.matching(iteration, loop):
-                for name, value in self._update_images(member, iteration, update).items():
+                for name, value in self.update_images(member, iteration, update).items():
                     totals[name] = totals.get(name, 0) + value.mean()
                 update += 1
         totals["pool"] = self.pool.train(iteration)
         return totals
 
-    def _update_images(self, member: Member, iteration: int, update: int) -> dict[str, Tensor]:
+    def update_images(self, member: Member, iteration: int, update: int) -> dict[str, Tensor]:
         """One round of class visits on one network; returns the terms by class, each (K,)."""
         data, options = self.data, self.options
         positions = self.draws.real_images(iteration, update, data.class_sizes, options.batch_real)

@@ -15,6 +15,25 @@ from utils.pool import memory_format
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 
+# --eval_mode -> the networks it evaluates; None stands for the one named by --model.
+MODES = {
+    "S": [None],
+    "SS": [None],
+    "M": ["MLP", "ConvNet", "LeNet", "AlexNet", "VGG11", "ResNet18"],
+    "B": ["ConvNetBN", "ConvNetASwishBN", "AlexNetBN", "VGG11BN", "ResNet18BN"],
+    "W": ["ConvNetW32", "ConvNetW64", "ConvNetW128", "ConvNetW256"],
+    "D": ["ConvNetD1", "ConvNetD2", "ConvNetD3", "ConvNetD4"],
+    "A": ["ConvNetAS", "ConvNetAR", "ConvNetAL", "ConvNetASwish"],
+    "P": ["ConvNetNP", "ConvNetMP", "ConvNetAP"],
+    "N": ["ConvNetNN", "ConvNetBN", "ConvNetLN", "ConvNetIN", "ConvNetGN"],
+    "C": [None, "ConvNet"],
+}
+
+
+def models(mode: str, model: str) -> list[str]:
+    """The networks that an evaluation mode tests, each once."""
+    return list(dict.fromkeys(name or model for name in MODES[mode]))
+
 
 def train(network: nn.Module, images: Tensor, labels: Tensor, options, rng: np.random.Generator,
           on_epoch: Callable[[], None] = lambda: None):
@@ -57,10 +76,12 @@ def test(network: nn.Module, data: RealData, max_batch: int) -> float:
 
 def evaluate(images: Tensor, labels: Tensor, data: RealData, model: str, options, draws: Draws,
              place: tuple[int | str, ...], on_epoch: Callable[[], None] = lambda: None) -> list[float]:
-    """Test accuracies (0..1) of `num_eval` fresh networks trained on images, formation expanded.
+    """Test accuracies (0..1) of `num_eval` fresh networks trained on images (N, C, H, W) and labels (N,).
 
-    `place` names this evaluation within the run, so that its draws are its own.
+    The images are normalised and their formation is expanded. `place` names this evaluation within the
+    run, so that its draws are its own.
     """
+    images, labels = images.to(data.device, data.dtype), labels.to(data.device)
     accuracies = []
     for turn in range(options.num_eval):
         channel, *size = data.image_shape

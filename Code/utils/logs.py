@@ -1,5 +1,6 @@
 """What a person sees while a run works: progress bars on a terminal, plain lines elsewhere."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -16,13 +17,12 @@ class Progress:
     that reading numbers off a GPU does not make every step wait.
     """
 
-    def __init__(self, name: str, total: int, start: int = 0, unit: str = "it", images_per_step: int = 0):
-        self.name, self.total, self.unit, self.images_per_step = name, total, unit, images_per_step
-        self.done, self.start, self.begun = start, start, time.monotonic()
-        self.shown = self.begun
-        self.terminal = sys.stdout.isatty()
-        self.bar = tqdm(total=total, initial=start, desc=name, unit=unit, file=sys.stdout, leave=False,
-                        dynamic_ncols=True, disable=not self.terminal)
+    def __init__(self, name: str, total: int, unit: str = "it", images_per_step: int = 0):
+        self.name, self.total, self.images_per_step = name, total, images_per_step
+        self.done, self.paused_for = 0, 0.0
+        self.begun = self.shown = time.monotonic()
+        self.bar = tqdm(total=total, desc=name, unit=unit, file=sys.stdout, leave=False, dynamic_ncols=True,
+                        disable=not sys.stdout.isatty())
 
     def __enter__(self):
         return self
@@ -30,24 +30,32 @@ class Progress:
     def __exit__(self, *_):
         self.bar.close()
 
+    @contextlib.contextmanager
+    def paused(self):
+        """Around other work in between, which is not to count in images per second."""
+        begun = time.monotonic()
+        yield
+        self.paused_for += time.monotonic() - begun
+
     def update(self, details: Callable[[], dict[str, float]] = dict):
         self.done += 1
         now = time.monotonic()
-        if self.terminal:
-            if now - self.shown >= self.bar.mininterval:
-                self.shown = now
-                self.bar.set_postfix_str(self._text(details(), now), refresh=False)
-            self.bar.update()
-        elif now - self.shown >= PLAIN_SECONDS:
+        due = now - self.shown >= (PLAIN_SECONDS if self.bar.disable else self.bar.mininterval)
+        if due:
             self.shown = now
-            rate = (self.done - self.start) / (now - self.begun)
-            left = clock((self.total - self.done) / rate)
-            print(f"{self.name} {self.done}/{self.total} {self._text(details(), now)} left {left}", flush=True)
+            text = self._text(details(), now - self.begun - self.paused_for)
+            if self.bar.disable:
+                left = clock((now - self.begun) / self.done * (self.total - self.done))
+                words = [self.name, f"{self.done}/{self.total}", text, f"left {left}"]
+                print(" ".join(filter(None, words)), flush=True)
+            else:
+                self.bar.set_postfix_str(text, refresh=False)
+        self.bar.update()
 
-    def _text(self, details: dict[str, float], now: float) -> str:
+    def _text(self, details: dict[str, float], seconds: float) -> str:
         words = [f"{name} {value:.4g}" for name, value in details.items()]
         if self.images_per_step:
-            words.append(f"{self.images_per_step * (self.done - self.start) / (now - self.begun):.0f} images/s")
+            words.append(f"{self.images_per_step * self.done / seconds:.0f} images/s")
         return " ".join(words)
 
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from utils import augment, data, losses, networks
+from utils import augment, data, evaluation, losses, networks
 from utils.errors import UserError
 
 # Flags of the published scripts that nothing there reads. They are taken so that its commands run.
@@ -62,6 +62,14 @@ def _strategy(text: str) -> str:
     return text
 
 
+def _pool_network(name: str) -> str:
+    if networks.check_name(name) not in networks.CONVNETS:
+        raise ValueError(f"{name} has no embedding to match; choose a ConvNet variant")
+    if networks.CONVNETS[name].get("normalisation") == "batch":
+        raise ValueError(f"{name}: batch normalisation mixes the images of a batch; choose another ConvNet variant")
+    return name
+
+
 def _name_in(table, what: str):
     def check(text: str) -> str:
         if text not in table:
@@ -81,8 +89,8 @@ def build_parser(description: str, defaults: dict) -> Parser:
     flag("--method", type=_name_in(losses.OBJECTIVES, "method"), default="BACON",
          help=f"objective that the images are matched with: {', '.join(losses.OBJECTIVES)}")
     flag("--dataset", type=_name_in(data.SOURCES, "data set"), default="MNIST", help="data set")
-    flag("--model", type=_checked(networks.check_name), default="ConvNet_GBN",
-         help="network of the pool, and of evaluation mode S")
+    flag("--model", type=_checked(_pool_network), default="ConvNet_GBN",
+         help="ConvNet variant of the pool, and of evaluation mode S")
     flag("--ipc", type=_integer(1), default=1, help="synthetic images per class")
     flag("--data_path", type=Path, default="data", help="folder of the data sets; what is missing is downloaded")
     flag("--save_path", type=Path, default="result", help="folder for sets, pictures and records")
@@ -133,7 +141,9 @@ def build_parser(description: str, defaults: dict) -> Parser:
 
     group = parser.add_argument_group("evaluation")
     flag = group.add_argument
-    flag("--eval_mode", choices=("S", "SS"), default="SS", help="S, SS: the network named by --model")
+    flag("--eval_mode", choices=tuple(evaluation.MODES), default="SS",
+         help="networks to evaluate with: S, SS the one named by --model; C that and ConvNet; others vary the "
+              "family (M), normalisation (B, N), width (W), depth (D), activation (A) or pooling (P)")
     flag("--num_exp", type=_integer(1), default=5, help="experiments, each a set of its own")
     flag("--num_eval", type=_integer(1), default=20, help="fresh networks per evaluation")
     flag("--eval_interval", type=_integer(1), default=100, help="iterations between evaluations")

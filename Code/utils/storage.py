@@ -84,8 +84,9 @@ def expand(images: Tensor, labels: Tensor, formation: int) -> tuple[Tensor, Tens
 
 
 def save_picture(path: Path, pixels: Tensor, per_row: int) -> None:
-    """Writes images (N, C, H, W) with pixels in 0..1 as a PNG grid."""
-    grid = make_grid(pixels.cpu(), nrow=per_row)
+    """Writes images (N, C, H, W) with pixels in 0..1 as a PNG grid, small ones enlarged to see their pixels."""
+    enlarged = pixels.cpu().repeat_interleave(factor := max(1, 64 // pixels.shape[-1]), dim=2)
+    grid = make_grid(enlarged.repeat_interleave(factor, dim=3), nrow=per_row)
     write_whole(path, lambda file: save_image(grid, file, format="png"))
 
 
