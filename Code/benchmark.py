@@ -17,7 +17,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from utils import data as datasets
-from utils import device, options
+from utils import device, experiment, options
 from utils.distill import Distillation
 from utils.networks import get_network
 
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="times each loop is timed")
     parser.add_argument("--only", choices=tuple(LOOPS), help="time one loop, once, and print JSON")
     args = parser.parse_args()
-    data = datasets.load(args.dataset, args.data_path, device.choose(args.device))
+    data = experiment.load_data(args)
     if args.only:
         print(json.dumps(LOOPS[args.only](data, args)))
         return

@@ -51,7 +51,7 @@ def compare(ipc: int) -> tuple[list[Row], experiment.Record]:
 
 def whole_set() -> Row:
     args = options.parse(__doc__, ["--epoch_eval_train", str(WHOLE_SET_EPOCHS)], **DEFAULTS)
-    data = datasets.load(args.dataset, args.data_path)
+    data = experiment.load_data(args)
     accuracies = evaluation.evaluate(data.normalise(data.images), data.labels, data, args.model, args,
                                      Draws(args.seed), ("whole",))
     return Row(f"whole training set ({WHOLE_SET_EPOCHS} epochs)", len(data.labels) // data.num_classes, accuracies)

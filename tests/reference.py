@@ -111,12 +111,19 @@ class ReferenceLoop:
             if options.aug:
                 img_syn = augment.expand_formation(img_syn)
             img_real, img_syn = dsa(img_real, operations, parameters, c), dsa(img_syn, operations, parameters, c)
+            select = options.ipc == 1 and not options.aug and options.ipc1_real > 0
+            if select:
+                labels = torch.full((len(img_real),), c, device=img_real.device)
+                entropy = F.cross_entropy(net(img_real).detach(), labels, reduction="none")
+                img_real = img_real[entropy.topk(options.ipc1_real, largest=False).indices]
             output_real = net.embed(img_real, options.embed_last).detach()
             output_syn = net.embed(img_syn, options.embed_last)
             loss = self.match(output_syn, output_real)
             if options.syn_ce:
                 labels = torch.full((len(img_syn),), c, device=img_syn.device)
-                loss = loss + options.ce_weight * self.meters[k].value() * F.cross_entropy(net(img_syn), labels)
+                logits = net(img_syn)
+                if not (select and logits.argmax(dim=1).item() == c):
+                    loss = loss + options.ce_weight * self.meters[k].value() * F.cross_entropy(logits, labels)
             self.optimizer_img.zero_grad()
             loss.backward()
             self.optimizer_img.step()

@@ -17,6 +17,7 @@ from utils.data import RealData
 from utils.draws import Draws
 from utils.errors import UserError
 from utils.losses import OBJECTIVES
+from utils.networks import ConvNet
 from utils.pool import Member, Pool, memory_format
 
 
@@ -127,6 +128,11 @@ class Distillation:
         self.pool = Pool(data, self.draws, options)
         self.strategy = augment.parse_strategy(options.dsa_strategy)
         self.objective = OBJECTIVES[options.method]
+        self.selected = options.ipc1_real if options.ipc == 1 and not options.aug else 0
+        available = min(*data.class_sizes, options.batch_real)
+        if self.selected > available:
+            raise UserError(f"--ipc1_real {self.selected}: that many real images of each class are matched at --ipc 1 "
+                            f"without --aug, out of only {available}; raise --batch_real, or choose --ipc1_real 0")
 
     def images_per_step(self) -> int:
         """Images that go through networks in one iteration, for the log."""
@@ -175,20 +181,33 @@ class Distillation:
         """Loss terms (k,) of k classes from their synthetic images (k, ipc, ...) and real rows (k, N)."""
         options, network = self.options, member.network
         real = augment.augment_classes(self.data.batch(rows), operations, parameters)
-        with torch.no_grad():
-            layout = memory_format(self.data.device)
-            z_real = torch.cat([network.embed(part.contiguous(memory_format=layout), options.embed_last)
-                                for part in real.flatten(0, 1).split(options.max_batch)])
+        z_real = self._embed_real(network, real, chunk)
         synthetic = expand_classes(images) if options.aug else images
         synthetic = augment.augment_classes(synthetic, operations, parameters)
         classes, count = synthetic.shape[:2]
         z_syn, logits = network.embed_and_classify(synthetic.flatten(0, 1), options.embed_last)
-        terms = self.objective(z_syn.unflatten(0, (classes, count)), z_real.unflatten(0, (classes, -1)), options)
+        terms = self.objective(z_syn.unflatten(0, (classes, count)), z_real, options)
         if options.syn_ce:
             labels = torch.arange(chunk.start, chunk.stop, device=images.device).repeat_interleave(count)
-            entropy = F.cross_entropy(logits, labels, reduction="none").unflatten(0, (classes, count)).mean(1)
-            terms["ce"] = options.ce_weight * member.accuracy() * entropy
+            entropy = F.cross_entropy(logits, labels, reduction="none")
+            if self.selected:
+                entropy = entropy * (logits.argmax(dim=1) != labels)
+            terms["ce"] = options.ce_weight * member.accuracy() * entropy.unflatten(0, (classes, count)).mean(dim=1)
         return terms
+
+    @torch.no_grad()
+    def _embed_real(self, network: ConvNet, real: Tensor, chunk: slice) -> Tensor:
+        """Embeddings (k, N, D) of real images (k, N, ...) of k classes; with --ipc1_real of that many of them."""
+        layout, options = memory_format(self.data.device), self.options
+        parts = [part.contiguous(memory_format=layout) for part in real.flatten(0, 1).split(options.max_batch)]
+        if not self.selected:
+            return torch.cat([network.embed(part, options.embed_last) for part in parts]).unflatten(0, real.shape[:2])
+        embedded = [network.embed_and_classify(part, options.embed_last) for part in parts]
+        z_real, logits = (torch.cat(both).unflatten(0, real.shape[:2]) for both in zip(*embedded, strict=True))
+        labels = torch.arange(chunk.start, chunk.stop, device=real.device).unsqueeze(1).expand(real.shape[:2])
+        entropy = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+        lowest = entropy.topk(self.selected, dim=1, largest=False).indices
+        return z_real.take_along_dim(lowest.unsqueeze(2), dim=1)
 
     def _chunks(self, real_counts: list[int]) -> list[slice]:
         """Runs of classes to take through a network at once: as many real images each, and of the

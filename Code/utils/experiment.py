@@ -15,27 +15,29 @@ from utils import data as datasets
 from utils import device, evaluation, logs, options, storage
 from utils.data import RealData
 from utils.distill import Distillation
-from utils.errors import UserError
+from utils.errors import one_line_errors
 
 
 def main(description: str, **defaults) -> None:
     """An entry script: parses the command line, runs it, and turns bad input into one line and exit code 2."""
-    try:
+    with one_line_errors():
         run(options.parse(description, **defaults))
-    except UserError as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def run(args) -> "Record":
     """Runs all experiments of a parsed command line and returns what they left."""
     device.keep_freed_memory()
-    data = datasets.load(args.dataset, args.data_path, device.choose(args.device))
+    data = load_data(args)
     record = Record(args, data)
     for experiment in range(args.num_exp):
         distil(Distillation(data, args, experiment), experiment, record)
     record.report()
     return record
+
+
+def load_data(args) -> RealData:
+    """The data set that a command line names, on its device."""
+    return datasets.load(args.dataset, args.data_path, device.choose(args.device), args.im_size, args.zca, args.seed)
 
 
 def distil(distillation: Distillation, experiment: int, record: "Record") -> None:
@@ -130,6 +132,7 @@ class Record:
             "meta": {"method": args.method, "dataset": args.dataset, "ipc": args.ipc, "model": args.model,
                      "formation": 2 if args.aug else 1, "mean": list(data.mean), "std": list(data.std),
                      "class_names": data.class_names, "seed": args.seed, "chosen": chosen,
+                     "zca": vars(data.whitening.to("cpu")) if data.whitening else None,
                      "iteration": [entry.iteration for entry in entries], "options": self.options,
                      "version": self.versions},
         }

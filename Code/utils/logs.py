@@ -13,7 +13,7 @@ PLAIN_SECONDS = 10.0  # between plain lines
 class Progress:
     """Progress of one piece of work, as a bar on a terminal and as plain lines elsewhere.
 
-    `update(details)` counts one step; `details` is called only when something is about to be shown, so
+    `update(details)` counts a step, or several; `details` is called only when something is about to be shown, so
     that reading numbers off a GPU does not make every step wait.
     """
 
@@ -37,8 +37,8 @@ class Progress:
         yield
         self.paused_for += time.monotonic() - begun
 
-    def update(self, details: Callable[[], dict[str, float]] = dict):
-        self.done += 1
+    def update(self, details: Callable[[], dict[str, float]] = dict, steps: int = 1):
+        self.done += steps
         now = time.monotonic()
         due = now - self.shown >= (PLAIN_SECONDS if self.bar.disable else self.bar.mininterval)
         if due:
@@ -50,7 +50,7 @@ class Progress:
                 print(" ".join(filter(None, words)), flush=True)
             else:
                 self.bar.set_postfix_str(text, refresh=False)
-        self.bar.update()
+        self.bar.update(steps)
 
     def _text(self, details: dict[str, float], seconds: float) -> str:
         words = [f"{name} {value:.4g}" for name, value in details.items()]

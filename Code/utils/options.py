@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from utils import augment, data, evaluation, losses, networks
+from utils import augment, evaluation, losses, networks, sources
 from utils.errors import UserError
 
 # Flags of the published scripts that nothing there reads. They are taken so that its commands run.
@@ -31,7 +31,8 @@ def _checked(check):
     return convert
 
 
-def _integer(low: int):
+def integer(low: int):
+    """An argparse type: whole numbers of at least `low`."""
     def check(text: str) -> int:
         try:
             value = int(text)
@@ -70,6 +71,9 @@ def _pool_network(name: str) -> str:
     return name
 
 
+network_name = _checked(networks.check_name)
+
+
 def _name_in(table, what: str):
     def check(text: str) -> str:
         if text not in table:
@@ -79,41 +83,71 @@ def _name_in(table, what: str):
     return _checked(check)
 
 
+def new_parser(description: str) -> Parser:
+    return Parser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+                  allow_abbrev=False)
+
+
 def build_parser(description: str, defaults: dict) -> Parser:
     """The parser of an entry script; `defaults` holds what differs from the defaults below."""
-    parser = Parser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-                    allow_abbrev=False)
+    parser = new_parser(description)
+    _add_task(parser)
+    add_data(parser)
+    _add_images(parser)
+    _add_loss(parser)
+    _add_pool(parser)
+    _add_run(parser)
+    add_evaluation(parser)
+    group = parser.add_argument_group("accepted for the published commands, without effect there and here")
+    for name in DEAD_FLAGS:
+        group.add_argument(f"--{name}", nargs="?", const=True, default=argparse.SUPPRESS, help="no effect")
+    parser.set_defaults(**defaults)
+    return parser
 
-    group = parser.add_argument_group("task")
-    flag = group.add_argument
+
+def _add_task(parser: Parser):
+    flag = parser.add_argument_group("task").add_argument
     flag("--method", type=_name_in(losses.OBJECTIVES, "method"), default="BACON",
          help=f"objective that the images are matched with: {', '.join(losses.OBJECTIVES)}")
-    flag("--dataset", type=_name_in(data.SOURCES, "data set"), default="MNIST", help="data set")
     flag("--model", type=_checked(_pool_network), default="ConvNet_GBN",
          help="ConvNet variant of the pool, and of evaluation mode S")
-    flag("--ipc", type=_integer(1), default=1, help="synthetic images per class")
-    flag("--data_path", type=Path, default="data", help="folder of the data sets; what is missing is downloaded")
-    flag("--save_path", type=Path, default="result", help="folder for sets, pictures and records")
-    flag("--seed", type=_integer(0), default=0, help="decides every random draw of the run")
-    flag("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: a GPU where there is one")
-    flag("--max_batch", type=_integer(1), default=512, help="images per network pass; lower it to save memory")
-
-    group = parser.add_argument_group("synthetic images")
-    flag = group.add_argument
-    flag("--Iteration", type=_integer(0), default=20000, help="iterations; 0 evaluates the starting set")
-    flag("--init", choices=("real", "noise"), default="real", help="what the images start from")
+    flag("--ipc", type=integer(1), default=1, help="synthetic images per class")
     flag("--aug", action="store_true", help="each stored image is a 2x2 formation of half-size images")
+    flag("--num_exp", type=integer(1), default=5, help="experiments, each a set of its own")
+
+
+def add_data(parser: Parser):
+    """The flags of what is read and computed on, shared with evaluate.py."""
+    flag = parser.add_argument_group("data and machine").add_argument
+    flag("--dataset", type=_name_in(sources.SOURCES, "data set"), default="MNIST", help="data set")
+    flag("--data_path", type=Path, default="data",
+         help="folder of the data sets; images in <data_path>/<dataset>/{train,test}/<class>/ come before the "
+              "published files, and what is missing is downloaded")
+    flag("--im_size", type=integer(1), help="side that images are resized to; None: the data set's own")
+    flag("--zca", action="store_true", help="whiten the images (ZCA)")
+    flag("--save_path", type=Path, default="result", help="folder for sets, pictures and records")
+    flag("--seed", type=integer(0), default=0, help="decides every random draw of the run")
+    flag("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: a GPU where there is one")
+    flag("--max_batch", type=integer(1), default=512, help="images per network pass; lower it to save memory")
+
+
+def _add_images(parser: Parser):
+    flag = parser.add_argument_group("synthetic images").add_argument
+    flag("--Iteration", type=integer(0), default=20000, help="iterations; 0 evaluates the starting set")
+    flag("--init", choices=("real", "noise"), default="real", help="what the images start from")
     flag("--optim", choices=("sgd", "adam"), default="sgd", help="optimizer of the images")
     flag("--lr_img", type=_number(0, above=True), default=1.0, help="learning rate of the images")
-    flag("--outer_loop", type=_integer(1), default=1, help="image updates per iteration")
-    flag("--batch_real", type=_integer(2), default=256, help="real images per class and update")
-    flag("--dsa_strategy", type=_checked(_strategy), default="color_crop_cutout_flip_scale_rotate",
-         help="augmentations, joined by _; none for none")
+    flag("--outer_loop", type=integer(1), default=1, help="image updates per iteration")
+    flag("--batch_real", type=integer(2), default=256, help="real images per class and update")
+    flag("--ipc1_real", type=integer(0), default=0,
+         help="with --ipc 1 and without --aug: match on this many of them, those with the lowest cross-entropy, and "
+              "add cross-entropy only for misclassified synthetic images; 0: no such selection")
     flag("--aug_num", type=int, choices=(1,), default=1, help="augmentations per batch")
     flag("--ij_selection", choices=("random",), default="random", help="how networks are chosen for matching")
 
-    group = parser.add_argument_group("loss")
-    flag = group.add_argument
+
+def _add_loss(parser: Parser):
+    flag = parser.add_argument_group("loss").add_argument
     flag("--nll_weight", type=_number(0), default=1.0, help="BACON: weight of the likelihood")
     flag("--tv_weight", type=_number(0), default=0.8, help="BACON: weight of the total variation prior")
     flag("--clip_weight", type=_number(0), default=0.2, help="BACON: weight of the CLIP prior")
@@ -125,38 +159,39 @@ def build_parser(description: str, defaults: dict) -> Parser:
     flag("--embed_last", type=int, default=-1,
          help="feature layers of the embedding, as the end of a slice: 1000 all, -1 without the final pooling")
 
-    group = parser.add_argument_group("pool of networks trained on real images")
-    flag = group.add_argument
-    flag("--net_num", type=_integer(1), default=100, help="networks in the full pool; the oldest leaves")
-    flag("--net_generate_interval", type=_integer(1), default=30, help="iterations between fresh networks")
-    flag("--net_push_num", type=_integer(1), default=1, help="fresh networks each time")
-    flag("--train_net_num", type=_integer(1), default=2, help="networks the images are matched on per outer loop")
-    flag("--net_begin", type=_integer(0), default=0, help="first pool position to match on, if over 10 remain")
-    flag("--net_end", type=_integer(0), default=100000, help="end of the pool positions to match on")
-    flag("--fetch_net_num", type=_integer(1), default=2, help="networks trained per iteration")
-    flag("--model_train_steps", type=_integer(0), default=10, help="training steps of each of these")
-    flag("--trained_bs", type=_integer(1), default=256, help="batch size of these steps")
-    flag("--lr_net", type=_number(0, above=True), default=0.01, help="learning rate, also in evaluation")
+
+def _add_pool(parser: Parser):
+    flag = parser.add_argument_group("pool of networks trained on real images").add_argument
+    flag("--net_num", type=integer(1), default=100, help="networks in the full pool; the oldest leaves")
+    flag("--net_generate_interval", type=integer(1), default=30, help="iterations between fresh networks")
+    flag("--net_push_num", type=integer(1), default=1, help="fresh networks each time")
+    flag("--train_net_num", type=integer(1), default=2, help="networks the images are matched on per outer loop")
+    flag("--net_begin", type=integer(0), default=0, help="first pool position to match on, if over 10 remain")
+    flag("--net_end", type=integer(0), default=100000, help="end of the pool positions to match on")
+    flag("--fetch_net_num", type=integer(1), default=2, help="networks trained per iteration")
+    flag("--model_train_steps", type=integer(0), default=10, help="training steps of each of these")
+    flag("--trained_bs", type=integer(1), default=256, help="batch size of these steps")
     flag("--net_decay", action="store_true", help="train the pool with momentum 0.9 and weight decay 5e-4")
 
-    group = parser.add_argument_group("evaluation")
-    flag = group.add_argument
+
+def _add_run(parser: Parser):
+    flag = parser.add_argument_group("run").add_argument
+    flag("--eval_interval", type=integer(1), default=100, help="iterations between evaluations")
+    flag("--tensorboard", action="store_true", help="also write TensorBoard records")
+
+
+def add_evaluation(parser: Parser):
+    """The flags of the evaluation protocol, shared with evaluate.py."""
+    flag = parser.add_argument_group("evaluation").add_argument
     flag("--eval_mode", choices=tuple(evaluation.MODES), default="SS",
          help="networks to evaluate with: S, SS the one named by --model; C that and ConvNet; others vary the "
               "family (M), normalisation (B, N), width (W), depth (D), activation (A) or pooling (P)")
-    flag("--num_exp", type=_integer(1), default=5, help="experiments, each a set of its own")
-    flag("--num_eval", type=_integer(1), default=20, help="fresh networks per evaluation")
-    flag("--eval_interval", type=_integer(1), default=100, help="iterations between evaluations")
-    flag("--epoch_eval_train", type=_integer(0), default=1000, help="epochs to train an evaluated network, less 1")
-    flag("--batch_train", type=_integer(1), default=256, help="batch size of its training")
-    flag("--tensorboard", action="store_true", help="also write TensorBoard records")
-
-    group = parser.add_argument_group("accepted for the published commands, without effect there and here")
-    for name in DEAD_FLAGS:
-        group.add_argument(f"--{name}", nargs="?", const=True, default=argparse.SUPPRESS, help="no effect")
-
-    parser.set_defaults(**defaults)
-    return parser
+    flag("--num_eval", type=integer(1), default=20, help="fresh networks per evaluation")
+    flag("--epoch_eval_train", type=integer(0), default=1000, help="epochs to train an evaluated network, less 1")
+    flag("--batch_train", type=integer(1), default=256, help="batch size of its training")
+    flag("--lr_net", type=_number(0, above=True), default=0.01, help="its learning rate, and that of the pool")
+    flag("--dsa_strategy", type=_checked(_strategy), default="color_crop_cutout_flip_scale_rotate",
+         help="augmentations of DSA, joined by _, in distillation and evaluation; none for none")
 
 
 def parse(description: str, arguments: list[str] | None = None, **defaults) -> argparse.Namespace:

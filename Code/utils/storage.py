@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import tempfile
 from pathlib import Path
 
@@ -10,8 +9,9 @@ import torch
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
-from utils import augment
+from utils import augment, unpickle
 from utils.errors import UserError
+from utils.normalisation import Whitening, to_pixels
 
 
 def write_whole(path: Path, write) -> None:
@@ -48,32 +48,64 @@ def save(path: Path, record: dict) -> None:
 def load(path: str | Path) -> dict:
     """Reads the whole record of a saved set: `data`, `accs_all_exps` and `meta`, tensors on the CPU.
 
-    Nothing in the file is executed. Raises UserError for a file that is missing, damaged or no set.
+    Reads our sets, .pt files in the form of DM and IDM, and published .pkl checkpoints; what those lack
+    (`accs_all_exps`, `meta`) is empty. Nothing in the file is executed. Raises UserError for a file that
+    is missing, damaged or no set.
     """
+    path = Path(path)
     try:
-        record = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".pkl":
+            with path.open("rb") as file:
+                record = {"data": [unpickle.load(file)]}
+        else:
+            with torch.serialization.safe_globals(unpickle.NUMPY_SCALARS):
+                record = torch.load(path, map_location="cpu", weights_only=True)
+        return _checked(record)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # torch and pickle raise many kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: not a readable synthetic set ({reason})") from None
-    if not isinstance(record, dict) or "data" not in record:
-        raise UserError(f"{path}: not a synthetic set (it has no `data`)")
-    return record
 
 
-def load_synthetic(path: str | Path, experiment: int = 0) -> tuple[Tensor, Tensor]:
+def _checked(record) -> dict:
+    """A record with all its keys, or ValueError where it is no synthetic set."""
+    if not isinstance(record, dict) or not isinstance(record.get("data"), list) or not record["data"]:
+        raise ValueError("it has no `data`")
+    pairs = []
+    for pair in record["data"]:
+        images, labels = (torch.as_tensor(part).detach() for part in pair)
+        if images.dim() != 4 or labels.shape != images.shape[:1] or labels.is_floating_point() or not len(labels):
+            raise ValueError(f"images {tuple(images.shape)} with labels {tuple(labels.shape)}")
+        if not images.isfinite().all():
+            raise ValueError("its images have values that are not finite")
+        pairs.append([images.float(), labels.long()])
+    accuracies = {name: [float(value) for value in values] for name, values in record.get("accs_all_exps", {}).items()}
+    return {"data": pairs, "accs_all_exps": accuracies, "meta": dict(record.get("meta", {}))}
+
+
+def load_synthetic(path: str | Path, experiment: int = 0, formation: int = 1) -> tuple[Tensor, Tensor]:
     """Images and labels of a saved set, ready to train on: normalised, formation expanded.
 
-    Returns float32 (N, C, H, W) and int64 (N,). `experiment` picks one of the sets in the file. Pixels in
-    0..1 are images * std + mean, with `load(path)["meta"]["std"]` and `["mean"]`.
+    Returns float32 (N, C, H, W) and int64 (N,). `experiment` picks one of the sets in the file; `formation`
+    (2 for 2x2) counts only for files that do not say theirs. `pixels(images, load(path)["meta"])` shows them.
     """
     record = load(path)
     sets = record["data"]
     if not 0 <= experiment < len(sets):
         raise UserError(f"{path}: has experiments 0 to {len(sets) - 1}, not {experiment}")
     images, labels = sets[experiment]
-    return expand(images, labels, record.get("meta", {}).get("formation", 1))
+    return expand(images, labels, record["meta"].get("formation", formation))
+
+
+def pixels(images: Tensor, meta: dict) -> Tensor:
+    """Normalised images (N, C, H, W) of a saved set -> pixels in 0..1, clipped."""
+    return to_pixels(images, meta["mean"], meta["std"], whitening(meta))
+
+
+def whitening(meta: dict) -> Whitening | None:
+    """The ZCA whitening of a saved set, if it has one."""
+    return Whitening(**meta["zca"]) if meta.get("zca") else None
 
 
 def expand(images: Tensor, labels: Tensor, formation: int) -> tuple[Tensor, Tensor]:

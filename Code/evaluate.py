@@ -1,0 +1,163 @@
+"""Evaluates a saved synthetic set: trains fresh networks on it and tests them on the real test images.
+
+    python3 -u evaluate.py --synthetic result/res_BACON_MNIST_ConvNet_10ipc.pt --eval_mode M
+    python3 -u evaluate.py --synthetic res_DM_CIFAR10_ConvNet_10ipc.pt --dataset CIFAR10 --fair
+
+Takes our sets, .pt files in the form of DM and IDM, published .pkl checkpoints (those made with --aug need it
+here too), and folders of images by class. Our sets bring the protocol they were made with; flags override it.
+"""
+
+import math
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils import device, evaluation, image_files, logs, options, storage
+from utils.data import RealData
+from utils.distill import initial_images
+from utils.draws import Draws
+from utils.errors import UserError, one_line_errors
+from utils.experiment import load_data, percent
+
+PROTOCOL = ("dataset", "im_size", "model", "lr_net", "epoch_eval_train", "batch_train", "dsa_strategy", "seed")
+
+
+def parse() -> tuple[Namespace, dict]:
+    """The command line, with the protocol of the set for what it does not say, and the set's record."""
+    parser = options.new_parser(__doc__)
+    group = parser.add_argument_group("what to evaluate")
+    group.add_argument("--synthetic", type=Path, required=True, help=".pt or .pkl file, or folder <class>/<image>")
+    group.add_argument("--aug", action="store_true", help="its images are 2x2 formations (ours say so themselves)")
+    group.add_argument("--model", type=options.network_name, default="ConvNet", help="network of mode S")
+    group.add_argument("--fair", action="store_true",
+                       help="add random real images, the formation's start and the whole training set, with and "
+                            "without augmentation, and DD-Ranking's measures")
+    group.add_argument("--epoch_whole_train", type=options.integer(0), default=30,
+                       help="with --fair: epochs on the whole training set, less 1")
+    options.add_data(parser)
+    options.add_evaluation(parser)
+    parser.set_defaults(num_eval=5)
+    path = parser.parse_args().synthetic
+    record = {"data": [], "meta": {}} if path.is_dir() else storage.load(path)
+    used = record["meta"].get("options", {})
+    parser.set_defaults(**{name: used[name] for name in PROTOCOL if name in used})
+    return parser.parse_args(), record
+
+
+def load_test_data(args, meta: dict) -> RealData:
+    """The data set, normalised as the synthetic set was, and split as it was where it has no test images."""
+    data = load_data(Namespace(**vars(args) | {"seed": meta.get("seed", args.seed)}))
+    if meta.get("class_names", data.class_names) != data.class_names:
+        raise UserError(f"--dataset {args.dataset}: its classes are not those of {args.synthetic}, which was made from "
+                        f"{meta['dataset']}; name that, or another --data_path")
+    if "mean" in meta:
+        data.mean, data.std, data.whitening = tuple(meta["mean"]), tuple(meta["std"]), storage.whitening(meta)
+    return data.to(data.device)
+
+
+def image_folder(path: Path, data: RealData) -> tuple[Tensor, Tensor]:
+    """Images below <path>/<class>/, where the classes go by their names or numbers."""
+    tree = image_files.Tree(path)
+    names, folders = image_files.images_by_folder(tree)
+    known = {name: k for k, name in enumerate(data.class_names)} | {str(k): k for k in range(data.num_classes)}
+    unknown = next((folder for folder in folders if folder not in known), None)
+    if unknown or not names:
+        raise UserError(f"{path}: " + (f"{unknown} is no class of {data.name}" if unknown else "no images in <class>/")
+                        + f"; name the folders after classes ({', '.join(data.class_names[:3])}, ...) or 0, 1, ...")
+    try:
+        images = image_files.decode(tree, names, data.image_shape[0], data.image_shape[1])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return data.normalise(images), torch.tensor([known[folder] for folder in folders])
+
+
+def stored_sets(args, record: dict, data: RealData) -> list[tuple[Tensor, Tensor]]:
+    """Images and labels as stored, one pair for each experiment; UserError where they do not fit the data."""
+    sets = record["data"] or [image_folder(args.synthetic, data)]
+    for images, labels in sets:
+        if images.shape[1:] != data.image_shape or not 0 <= int(labels.min()) <= int(labels.max()) < data.num_classes:
+            raise UserError(f"--dataset {data.name}: {args.synthetic} has images {tuple(images.shape[1:])} of classes "
+                            f"up to {int(labels.max())}, not {data.image_shape} of {data.num_classes} classes; name "
+                            "the data set that it was made from")
+    return sets
+
+
+class Evaluator:
+    """Trains and tests networks by the protocol of a command line; prints and records each result."""
+
+    def __init__(self, args, data: RealData):
+        self.args, self.data = args, data
+        self.records = storage.make_folder(args.save_path) / "evaluate.jsonl"
+
+    def add(self, trained_on: str, model: str, sets: list[tuple[Tensor, Tensor]], formation: int = 1,
+            **changes) -> float:
+        """Mean accuracy (0..1) of num_eval networks on each of `sets`, under the options and `changes` to them."""
+        args = Namespace(**vars(self.args) | changes)
+        begun, epochs = time.monotonic(), len(sets) * args.num_eval * (args.epoch_eval_train + 1)
+        accuracies = []
+        with logs.Progress(f"{model} on {trained_on}", epochs, unit="epoch") as progress:
+            for k, pair in enumerate(sets):
+                images, labels = storage.expand(*pair, formation)
+                accuracies += evaluation.evaluate(images, labels, self.data, model, args, Draws(args.seed, k),
+                                                  ("evaluate.py", trained_on), on_epoch=progress.update)
+        seconds, mean = time.monotonic() - begun, float(np.mean(accuracies))
+        augmented = "with DSA" if args.dsa_strategy != "none" else "no DSA"
+        print(f"{model:12} {trained_on:36} {augmented:8} {percent(accuracies)} ({len(accuracies)} networks, "
+              f"{logs.clock(seconds)})", flush=True)
+        storage.append_json(self.records, {
+            "synthetic": str(args.synthetic), "trained_on": trained_on, "accuracies": accuracies, "mean": mean,
+            "std": float(np.std(accuracies)), "seconds": round(seconds, 1), **{n: getattr(args, n) for n in PROTOCOL},
+            "model": model, "date": time.strftime("%Y-%m-%d"), "machine": device.describe(self.data.device)})
+        return mean
+
+
+def fair(evaluator: Evaluator, model: str, sets: list[tuple[Tensor, Tensor]], formation: int, accuracy: float):
+    """What the accuracy of the set means: the same for real images of the same count, and for all of them.
+
+    Random images are drawn anew for each network. Prints DD-Ranking's measures (Li et al., arXiv 2505.13300):
+    hard-label recovery (whole training set minus the set), improvement over random, and, with b the mean of
+    the improvements with and without augmentation, the augmentation-robust score
+    100 (exp(b) - exp(-1)) / (exp(1) - exp(-1)).
+    """
+    args, data = evaluator.args, evaluator.data
+    ipc = int(sets[0][1].bincount().max())
+    labels = torch.arange(data.num_classes).repeat_interleave(ipc)
+
+    def real(aug: bool) -> list[tuple[Tensor, Tensor]]:
+        draws = [Draws(args.seed, k) for k in range(args.num_eval * len(sets))]
+        return [(initial_images(data, draw, ipc, aug=aug).flatten(0, 1), labels) for draw in draws]
+
+    plain, random = {"dsa_strategy": "none"}, f"random real images, {ipc} per class"
+    gain = accuracy - evaluator.add(random, model, real(aug=False), num_eval=1)
+    gain_plain = (evaluator.add("the set", model, sets, formation, **plain)
+                  - evaluator.add(random, model, real(aug=False), num_eval=1, **plain))
+    if formation == 2:
+        evaluator.add(f"random 2x2 formations, {ipc} per class", model, real(aug=True), 2, num_eval=1)
+    everything = [(data.normalise(data.images), data.labels)]
+    whole = evaluator.add(f"whole training set, {args.epoch_whole_train + 1} passes", model, everything,
+                          epoch_eval_train=args.epoch_whole_train)
+    robust = (math.exp((gain + gain_plain) / 2) - math.exp(-1)) / (math.exp(1) - math.exp(-1))
+    print(f"{model}: hard-label recovery {100 * (whole - accuracy):.2f}, improvement over random {100 * gain:.2f} "
+          f"(without augmentation {100 * gain_plain:.2f}), augmentation-robust score {100 * robust:.2f}")
+
+
+def main() -> None:
+    with one_line_errors():
+        args, record = parse()
+        device.keep_freed_memory()
+        data = load_test_data(args, record["meta"])
+        sets = stored_sets(args, record, data)
+        formation = record["meta"].get("formation", 2 if args.aug else 1)
+        evaluator = Evaluator(args, data)
+        for model in evaluation.models(args.eval_mode, args.model):
+            accuracy = evaluator.add("the set", model, sets, formation)
+            if args.fair:
+                fair(evaluator, model, sets, formation, accuracy)
+
+
+if __name__ == "__main__":
+    main()

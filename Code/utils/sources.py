@@ -1,0 +1,218 @@
+"""Where data sets come from: the readers of each published format, and of image folders."""
+
+import contextlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import scipy.io
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor
+from torchvision.transforms.v2.functional import resize
+
+from utils import image_files, unpickle
+from utils.errors import UserError
+
+
+class Arrays(NamedTuple):
+    """Images are uint8 (N, C, H, W), labels int64 (N,). N is 0 for the test images of a folder without any."""
+
+    images: Tensor
+    labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    class_names: list[str]
+
+    def checked(self) -> "Arrays":
+        """ValueError where images and labels do not belong together."""
+        for images, labels in ((self.images, self.labels), (self.test_images, self.test_labels)):
+            if images.dtype != torch.uint8 or images.shape[1:] != self.images.shape[1:] or len(images) != len(labels):
+                raise ValueError(f"{len(labels)} labels do not go with {images.dtype} images {tuple(images.shape)}")
+            if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.class_names):
+                raise ValueError(f"labels {labels.unique().tolist()} in {len(self.class_names)} classes")
+        return self
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that can be loaded.
+
+    mean, std: per channel, of pixels in 0..1, as published; None where they are measured on the images.
+    size: side of its images. read(data_path, size): the reader. files: what it needs below --data_path.
+    download(data_path): gets them where they are missing.
+    """
+
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    size: int
+    read: Callable[[Path, int], Arrays]
+    files: tuple[str, ...] = ()
+    download: Callable[[Path], object] | None = None
+
+    def load(self, name: str, data_path: Path, size: int) -> Arrays:
+        """Images of size x size, from <data_path>/<name>/{train,test}/<class>/ or else the published files.
+
+        Raises UserError with one line that names what is missing or damaged.
+        """
+        try:
+            folder = _folder_named(data_path, name) if self.mean else None
+            arrays = (_override(folder, size, len(self.mean)) if folder else self._published(data_path, size)).checked()
+        except UserError as error:
+            raise UserError(f"--data_path {data_path}: {error}") from None
+        except Exception as error:  # torchvision, SciPy and pickle raise many kinds
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"--data_path {data_path}: cannot load {name} ({reason}); put the whole, undamaged files "
+                            f"{', '.join(self.files)} there, or connect to the internet so that they can be "
+                            "downloaded") from None
+        if arrays.images.shape[-1] == size:
+            return arrays
+        return arrays._replace(images=resize(arrays.images, [size, size]),
+                               test_images=resize(arrays.test_images, [size, size]))
+
+    def _published(self, data_path: Path, size: int) -> Arrays:
+        if self.download and not all((data_path / file).is_file() for file in self.files):
+            with contextlib.redirect_stdout(io.StringIO()):
+                self.download(data_path)
+        return self.read(data_path, size)
+
+
+def _folder_named(data_path: Path, name: str) -> Path | None:
+    """The folder of a data set's images, if there is one; capitals do not matter."""
+    if not data_path.is_dir():
+        return None
+    return next((path for path in sorted(data_path.iterdir())
+                 if path.name.lower() == name.lower() and (path / "train").is_dir()), None)
+
+
+def read_images(root: Path, size: int, channels: int, list_files: Callable = image_files.list_classes) -> Arrays:
+    """Images in a folder or a zip, decoded once and then cached beside it."""
+    try:
+        tree = image_files.Tree(root)
+        listing = list_files(tree)
+        cache = root.parent / f"cache_{root.name}_{size}.pt"
+        images, test_images = image_files.load_cached(tree, listing, channels, size, cache)
+    except UserError as error:
+        raise UserError(f"{root.name}: {error}") from None
+    labels, test_labels = (torch.tensor([label for _, label in split], dtype=torch.long)
+                           for split in (listing.train, listing.test))
+    return Arrays(images, labels, test_images, test_labels, listing.class_names)
+
+
+def _override(folder: Path, size: int, channels: int) -> Arrays:
+    arrays = read_images(folder, size, channels)
+    if not len(arrays.test_labels):
+        raise UserError(f"{folder.name}: no images in test/<class>/")
+    return arrays
+
+
+def _read_users(root: Path, size: int) -> Arrays:
+    """The user's own images, in one channel if all of them are grey."""
+    arrays = read_images(root.absolute(), size, 3)
+    if all((images == images[:, :1]).all() for images in (arrays.images, arrays.test_images)):
+        return arrays._replace(images=arrays.images[:, :1], test_images=arrays.test_images[:, :1])
+    return arrays
+
+
+def _read_tiny(root: Path, size: int) -> Arrays:
+    """Tiny-ImageNet, from its folder or its zip."""
+    for name in ("tiny-imagenet-200", "tiny-imagenet-200.zip"):
+        if (root / name).exists():
+            return read_images(root / name, size, 3, image_files.list_tiny_imagenet)
+    raise UserError("neither tiny-imagenet-200/ nor tiny-imagenet-200.zip is there; download it from "
+                    "http://cs231n.stanford.edu/tiny-imagenet-200.zip")
+
+
+def _read_digits(root: Path, size: int) -> Arrays:
+    """scikit-learn's 1,797 digits, a fifth of them, stratified by class, for testing.
+
+    They have 8x8 pixels and are enlarged to 16x16, because a formation holds images of half the size, and
+    of 4x4 pixels no digit can be read.
+    """
+    from sklearn.datasets import load_digits  # here, because it takes a second that no other data set needs
+
+    digits = load_digits()
+    pixels = torch.from_numpy(digits.images).unsqueeze(1) * (255 / 16)
+    images = F.interpolate(pixels, scale_factor=2, mode="bilinear").round().to(torch.uint8)
+    labels = torch.from_numpy(digits.target).long()
+    return split(Arrays(images, labels, images[:0], labels[:0], [str(name) for name in digits.target_names]), seed=0)
+
+
+def split(arrays: Arrays, seed: int) -> Arrays:
+    """Moves a fifth of the training images, stratified by class, to the empty test set."""
+    from sklearn.model_selection import train_test_split
+
+    rows = np.arange(len(arrays.labels))
+    try:
+        train, test = train_test_split(rows, test_size=0.2, stratify=arrays.labels, random_state=seed)
+    except ValueError as error:
+        raise UserError(f"--data_path: cannot split off test images ({error}); add images, or a test folder") from None
+    return Arrays(arrays.images[train], arrays.labels[train], arrays.images[test], arrays.labels[test],
+                  arrays.class_names)
+
+
+def _grey(name: str, mean: float, std: float) -> Source:
+    """MNIST and Fashion-MNIST: four idx files."""
+    dataset = getattr(torchvision.datasets, name)
+
+    def read(root: Path, size: int) -> Arrays:
+        train, test = dataset(root, train=True), dataset(root, train=False)
+        return Arrays(train.data.unsqueeze(1), train.targets, test.data.unsqueeze(1), test.targets, train.classes)
+
+    files = [f"{name}/raw/{part}-ubyte" for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3",
+                                                     "t10k-labels-idx1")]
+    return Source((mean,), (std,), 28, read, tuple(files), lambda root: dataset(root, download=True))
+
+
+def _cifar(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Source:
+    """CIFAR-10 and CIFAR-100: pickles, of which nothing is run."""
+    dataset = getattr(torchvision.datasets, name)
+    train_files, test_files = ([file for file, _ in files] for files in (dataset.train_list, dataset.test_list))
+
+    def read(root: Path, size: int) -> Arrays:
+        def content(file: str) -> dict:
+            with (root / dataset.base_folder / file).open("rb") as opened:
+                return unpickle.load(opened)
+
+        def images_and_labels(files: list[str]) -> tuple[Tensor, Tensor]:
+            entries = [content(file) for file in files]
+            images = np.concatenate([entry["data"] for entry in entries]).reshape(-1, 3, 32, 32)
+            labels = np.concatenate([entry.get("labels") or entry["fine_labels"] for entry in entries])
+            return torch.from_numpy(images), torch.from_numpy(labels).long()
+
+        names = content(dataset.meta["filename"])[dataset.meta["key"]]
+        return Arrays(*images_and_labels(train_files), *images_and_labels(test_files), list(names))
+
+    files = [f"{dataset.base_folder}/{file}" for file in (*train_files, *test_files, dataset.meta["filename"])]
+    return Source(mean, std, 32, read, tuple(files), lambda root: dataset(root, download=True))
+
+
+def _read_svhn(root: Path, size: int) -> Arrays:
+    """SVHN's cropped digits, without the extra ones; its label 10 means 0."""
+    def images_and_labels(part: str) -> tuple[Tensor, Tensor]:
+        content = scipy.io.loadmat(root / f"{part}_32x32.mat")
+        images = np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1))
+        return torch.from_numpy(images), torch.from_numpy(content["y"].flatten() % 10).long()
+
+    return Arrays(*images_and_labels("train"), *images_and_labels("test"), [str(digit) for digit in range(10)])
+
+
+def _download_svhn(root: Path):
+    return [torchvision.datasets.SVHN(root, part, download=True) for part in ("train", "test")]
+
+
+SOURCES = {
+    "digits": Source((0.3054,), (0.3186,), 16, _read_digits),
+    "MNIST": _grey("MNIST", 0.1307, 0.3081),
+    "FashionMNIST": _grey("FashionMNIST", 0.2861, 0.3530),
+    "SVHN": Source((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), 32, _read_svhn,
+                   ("train_32x32.mat", "test_32x32.mat"), _download_svhn),
+    "CIFAR10": _cifar("CIFAR10", (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "CIFAR100": _cifar("CIFAR100", (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "TinyImageNet": Source((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 64, _read_tiny),
+    "folder": Source(None, None, 32, _read_users, ("train/<class>/*.png",)),
+}
