@@ -1,16 +1,19 @@
 """The scripts as users run them: what they leave, that a seed decides it, and what they say of bad input."""
 
+import functools
 import json
 import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import torch
 
+import formats
 import utils
-from conftest import CODE, ROOT, SHARED, TINY, needs_shared_data, run_script
+from conftest import CODE, ROOT, SHARED, TINY, call_script, needs_shared_data, run_script
 from utils import storage
 
 RUN = "BACON_digits_ConvNetW32_2ipc"
@@ -88,7 +91,7 @@ def test_evaluated_set_is_the_saved_set(result):
 def test_one_seed_decides_everything(tmp_path):
     sets = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        run_script("BACON_digits.py", *TINY, "--ipc", 1, "--seed", seed, "--save_path", tmp_path / name)
+        call_script("BACON_digits.py", *TINY, "--ipc", 1, "--seed", seed, "--save_path", tmp_path / name)
         sets.append(storage.load(tmp_path / name / "res_BACON_digits_ConvNetW32_1ipc.pt"))
     assert torch.equal(sets[0]["data"][0][0], sets[1]["data"][0][0])
     assert sets[0]["accs_all_exps"] == sets[1]["accs_all_exps"]
@@ -104,22 +107,82 @@ def test_ten_lines_of_the_readme(result):
     assert done.returncode == 0, done.stderr
 
 
-def published(script):
-    """The published commands of one script, from Command.txt."""
-    lines = (ROOT / "Command.txt").read_text().splitlines()
-    return [line.split()[2:] for line in lines if line.startswith(f"python3 -u {script} --dataset")]
+PUBLISHED = [line.split()[2:] for line in (ROOT / "Command.txt").read_text().splitlines()
+             if line.startswith("python3 -u BACON_")]
+FIXTURES = {
+    "MNIST": lambda folder: formats.write_idx(folder, "MNIST", 50),
+    "FashionMNIST": lambda folder: formats.write_idx(folder, "FashionMNIST", 50),
+    "SVHN": lambda folder: formats.write_svhn(folder, 50),
+    "CIFAR10": lambda folder: formats.write_cifar10(folder, 50),
+    "CIFAR100": lambda folder: formats.write_cifar100(folder, 10),
+    "TinyImageNet": lambda folder: formats.write_tiny(folder, 2),
+}
+
+
+@pytest.fixture(scope="module")
+def fixtures(tmp_path_factory):
+    """A function that gives the folder of a small data set in the published format."""
+    @functools.cache
+    def folder(dataset):
+        path = tmp_path_factory.mktemp(dataset)
+        FIXTURES[dataset](path)
+        return path
+
+    return folder
+
+
+@pytest.mark.parametrize("command", PUBLISHED, ids=lambda command: f"{command[0]} {command[6]}")
+def test_published_command(command, fixtures, tmp_path):
+    """As it stands, with shortening flags appended; with fewer images per class where there are many classes."""
+    dataset, ipc = command[2], int(command[6])
+    ipc = min(ipc, {"CIFAR100": 2, "TinyImageNet": 1}.get(dataset, 50))
+    done = run_script(*command, *TINY, "--Iteration", 1, "--num_eval", 1, "--epoch_eval_train", 0, "--ipc", ipc,
+                      "--data_path", fixtures(dataset), "--save_path", tmp_path)
+    assert "result:" in done.stdout and "--net_train_real, --mismatch_lambda: no effect" in done.stderr
+    record = storage.load(tmp_path / f"res_BACON_{dataset}_ConvNetW32_{ipc}ipc.pt")
+    shapes = {"MNIST": (10, 1, 28), "FashionMNIST": (10, 1, 28), "CIFAR100": (100, 3, 32), "TinyImageNet": (200, 3, 64)}
+    classes, channels, size = shapes.get(dataset, (10, 3, 32))
+    assert record["data"][0][0].shape == (classes * ipc, channels, size, size)
+    assert len(list(tmp_path.glob("vis_*.png"))) == 1
+
+
+def test_the_published_commands_are_all_there():
+    assert len(PUBLISHED) == 17
+    counts = Counter(command[0] for command in PUBLISHED)
+    assert counts == {"BACON_mnist.py": 3, "BACON_f_mnist.py": 3, "BACON_SVHN.py": 3, "BACON_cifar10.py": 3,
+                      "BACON_cifar100.py": 3, "BACON_tiny.py": 2}
+    if SHARED.is_dir():
+        reference = (SHARED / "reference" / "commands.txt").read_text().splitlines()
+        assert [line.split()[2:] for line in reference] == PUBLISHED
 
 
 @needs_shared_data
-@pytest.mark.parametrize("script", ["BACON_mnist.py", "BACON_f_mnist.py"])
-@pytest.mark.parametrize("k", range(3))
-def test_published_commands_on_real_data(script, k, tmp_path):
-    commands = published(script)
-    assert len(commands) == 3
-    done = run_script(*commands[k], *TINY, "--Iteration", 1, "--num_eval", 1, "--epoch_eval_train", 0,
-                      "--model", "ConvNetW32", "--data_path", SHARED / "data", "--save_path", tmp_path)
-    assert "result:" in done.stdout and "--net_train_real, --mismatch_lambda: no effect" in done.stderr
-    assert len(list(tmp_path.glob("res_BACON_*_ConvNetW32_*ipc.pt"))) == 1
+def test_published_command_on_real_data(tmp_path):
+    command = next(command for command in PUBLISHED if command[:7:2] == ["BACON_mnist.py", "MNIST", "ConvNet", "10"])
+    run_script(*command, *TINY, "--num_eval", 1, "--data_path", SHARED / "data", "--save_path", tmp_path)
+    assert storage.load(tmp_path / "res_BACON_MNIST_ConvNetW32_10ipc.pt")["meta"]["class_names"][3] == "3 - three"
+
+
+@pytest.mark.parametrize("size, channels", [(96, 3), (28, 3), (64, 1)])
+def test_folder_of_the_users_images(size, channels, tmp_path):
+    images, labels = formats.images_and_labels(2, 10, 40, channels)
+    formats.write_class_folders(tmp_path / "mine" / "train", images, labels, ["cats", "dogs"], ".jpg")
+    done = call_script("BACON_folder.py", *TINY, "--aug", "--im_size", size, "--data_path",
+                       tmp_path / "mine", "--save_path", tmp_path)
+    assert "16 training and 4 test images" in done.stdout
+    record = storage.load(tmp_path / "res_BACON_folder_ConvNetW32_1ipc.pt")
+    assert record["data"][0][0].shape == (2, channels, size, size) and record["meta"]["class_names"] == ["cats", "dogs"]
+
+
+def test_defaults_are_those_of_each_published_script(fixtures, tmp_path):
+    """num_eval is 1 in the CIFAR-10 script and 20 in the others; it alone selects real images at --ipc 1."""
+    for script, expected in (("BACON_cifar10.py", (1, 2560)), ("BACON_SVHN.py", (20, 0)), ("BACON_tiny.py", (20, 0))):
+        text = re.sub(r"\s+", " ", call_script(script, "--help").stdout)
+        values = tuple(int(re.search(rf"--{flag} [A-Z][A-Z0-9_]+ .*?\(default: (\d+)\)", text).group(1))
+                       for flag in ("num_eval", "ipc1_real"))
+        assert values == expected
+    done = call_script("BACON_cifar10.py", "--data_path", fixtures("CIFAR10"), "--save_path", tmp_path, expect=2)
+    assert "--ipc1_real 2560" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 BAD_INPUT = [
@@ -145,7 +208,7 @@ BAD_INPUT = [
 def test_bad_input_is_one_line(flags, named, tmp_path):
     if flags == ["--device", "cuda"] and torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    done = run_script("BACON_digits.py", "--save_path", tmp_path / "result", *flags, expect=2)
+    done = call_script("BACON_digits.py", "--save_path", tmp_path / "result", *flags, expect=2)
     error = done.stderr.splitlines()
     assert len(error) == 1 and error[0].startswith("BACON_digits.py: error: ") and named in error[0], done.stderr
     assert not done.stdout and not list(tmp_path.rglob("*.pt"))
@@ -158,7 +221,7 @@ def test_truncated_idx_file_is_one_line(tmp_path):
     raw.chmod(0o755)
     with (raw / "train-images-idx3-ubyte").open("r+b") as file:
         file.truncate(1_000_000)
-    done = run_script("BACON_mnist.py", "--data_path", tmp_path, "--save_path", tmp_path / "result", expect=2)
+    done = call_script("BACON_mnist.py", "--data_path", tmp_path, "--save_path", tmp_path / "result", expect=2)
     assert len(done.stderr.splitlines()) == 1 and str(tmp_path) in done.stderr and "MNIST" in done.stderr
 
 

@@ -87,7 +87,11 @@ def load(name: str, data_path: str | Path, device: torch.device | str = "cpu", i
     source = sources.SOURCES[name]
     arrays = source.load(name, Path(data_path), im_size or source.size)
     if not len(arrays.test_labels):
-        arrays = sources.split(arrays, seed)
+        try:
+            arrays = sources.split(arrays, seed)
+        except ValueError:
+            raise UserError(f"--data_path {data_path}: too few images to keep a fifth of each class for testing; add "
+                            "images, or a test folder") from None
         print(f"no test folder: split into {len(arrays.labels)} training and {len(arrays.test_labels)} test images")
     channels = arrays.images.shape[1]
     if zca:  # whitening centres and scales by itself

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+import warnings
 from pathlib import Path
 
 import torch
@@ -54,18 +55,22 @@ def load(path: str | Path) -> dict:
     """
     path = Path(path)
     try:
-        if path.suffix == ".pkl":
-            with path.open("rb") as file:
-                record = {"data": [unpickle.load(file)]}
-        else:
-            with torch.serialization.safe_globals(unpickle.NUMPY_SCALARS):
-                record = torch.load(path, map_location="cpu", weights_only=True)
-        return _checked(record)
+        return _checked(_read(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception as error:  # torch and pickle raise many kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if reason.startswith("Weights only"):
+            reason = "it is damaged, or holds more than tensors and plain values, which could run code"
         raise UserError(f"{path}: not a readable synthetic set ({reason})") from None
+
+
+def _read(path: Path):
+    with path.open("rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals(unpickle.NUMPY_SCALARS):
+        warnings.simplefilter("ignore")  # torch warns of what it is about to refuse
+        if path.suffix == ".pkl":
+            return {"data": [unpickle.load(file)]}
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _checked(record) -> dict:

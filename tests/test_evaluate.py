@@ -1,0 +1,142 @@
+"""evaluate.py on every kind of saved set, and what its measures are."""
+
+import json
+import math
+import pickle
+import re
+
+import numpy as np
+import pytest
+import torch
+from torchvision.utils import save_image
+
+import formats
+from conftest import TINY, call_script, run_script
+from utils import storage
+from utils.errors import UserError
+
+QUICK = ["--num_eval", 2, "--epoch_eval_train", 1]
+
+
+@pytest.fixture(scope="module")
+def digits_set(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    call_script("BACON_digits.py", *TINY, "--ipc", 2, "--num_exp", 2, "--lr_net", 0.02, "--save_path", folder)
+    return folder / "res_BACON_digits_ConvNetW32_2ipc.pt"
+
+
+def test_our_set_by_the_protocol_it_was_made_with(digits_set, tmp_path):
+    done = run_script("evaluate.py", "--synthetic", digits_set, "--save_path", tmp_path)
+    line, = storage.read_json_lines(tmp_path / "evaluate.jsonl")
+    assert len(line["accuracies"]) == 10, "two sets, five networks each"
+    assert (line["model"], line["lr_net"], line["epoch_eval_train"]) == ("ConvNetW32", 0.02, 2)
+    assert f"{100 * line['mean']:.2f} +- {100 * line['std']:.2f} %" in done.stdout
+    call_script("evaluate.py", "--synthetic", digits_set, "--save_path", tmp_path, *QUICK, "--num_eval", 1,
+                "--eval_mode", "C")
+    lines = storage.read_json_lines(tmp_path / "evaluate.jsonl")[1:]
+    assert [line["model"] for line in lines] == ["ConvNetW32", "ConvNet"]
+    assert {line["epoch_eval_train"] for line in lines} == {1}
+
+
+def test_fair_reading(digits_set, tmp_path):
+    done = call_script("evaluate.py", "--synthetic", digits_set, "--save_path", tmp_path, *QUICK, "--fair",
+                      "--epoch_whole_train", 2)
+    lines = storage.read_json_lines(tmp_path / "evaluate.jsonl")
+    mean = {(line["trained_on"], line["dsa_strategy"] != "none"): line["mean"] for line in lines}
+    random, whole = "random real images, 2 per class", "whole training set, 3 passes"
+    assert set(mean) == {("the set", True), ("the set", False), (random, True), (random, False),
+                         ("random 2x2 formations, 2 per class", True), (whole, True)}
+    assert all(len(line["accuracies"]) == (2 if line["trained_on"] == whole else 4) for line in lines)
+    gain, plain = (mean["the set", dsa] - mean[random, dsa] for dsa in (True, False))
+    robust = 100 * (math.exp((gain + plain) / 2) - math.exp(-1)) / (math.e - math.exp(-1))
+    printed = [float(number) for number in re.findall(r"-?\d+\.\d+", done.stdout.splitlines()[-1])]
+    recovery = 100 * (mean[whole, True] - mean["the set", True])
+    assert printed == pytest.approx([recovery, 100 * gain, 100 * plain, robust], abs=0.006)
+
+
+@pytest.fixture
+def published(digits_set, tmp_path):
+    """The same set in the forms in which the published projects save theirs."""
+    images, labels = storage.load(digits_set)["data"][0]
+    with (tmp_path / "acc_0.5.pkl").open("wb") as file:
+        pickle.dump((images.requires_grad_(), labels), file)
+    images = images.detach()
+    accuracies = {"ConvNet": list(np.array([0.5, 0.25]))}  # NumPy scalars, which torch.load refuses by default
+    torch.save({"data": [[images, labels]], "accs_all_exps": accuracies}, tmp_path / "dm.pt")
+    for k, (image, label) in enumerate(zip(images, labels, strict=True)):
+        (tmp_path / "pngs" / str(label.item())).mkdir(parents=True, exist_ok=True)
+        save_image(image * 0.3186 + 0.3054, tmp_path / "pngs" / str(label.item()) / f"{k}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["acc_0.5.pkl", "dm.pt", "pngs"])
+def test_sets_of_others(name, published, digits_set):
+    """The images are the same, so with the same protocol the accuracies are (but for what PNG rounds)."""
+    flags = ["--dataset", "digits", "--model", "ConvNetW32", "--lr_net", 0.02, "--aug", *QUICK, "--num_eval", 1]
+    accuracies = []
+    for synthetic, place in ((published / name, "other"), (digits_set, "ours")):
+        call_script("evaluate.py", "--synthetic", synthetic, "--save_path", published / place, *flags)
+        line, = storage.read_json_lines(published / place / "evaluate.jsonl")
+        accuracies.append(line["accuracies"][0])
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=0.03 if name == "pngs" else 0)
+    if name == "dm.pt":
+        assert storage.load(published / name)["accs_all_exps"] == {"ConvNet": [0.5, 0.25]}
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".pt"])
+def test_malicious_set_runs_nothing(suffix, tmp_path):
+    path = tmp_path / f"set{suffix}"
+    content = (formats.Payload(tmp_path / "owned"), torch.zeros(1))
+    path.write_bytes(pickle.dumps(content))
+    if suffix == ".pt":
+        torch.save({"data": [content]}, path)
+    done = call_script("evaluate.py", "--synthetic", path, "--save_path", tmp_path, expect=2)
+    assert len(done.stderr.splitlines()) == 1 and str(path) in done.stderr and "could run code" in done.stderr
+    assert not (tmp_path / "owned").exists()
+    torch.load(path, weights_only=False) if suffix == ".pt" else pickle.loads(path.read_bytes())
+    assert (tmp_path / "owned").exists(), "the payload does not work, so the test shows nothing"
+
+
+def test_a_tensor_inside_a_pickle_is_no_way_in(tmp_path):
+    """torch pickles a storage as bytes that torch.load reads; a payload in there must not run either."""
+
+    class Nested:
+        def __reduce__(self):
+            return torch.storage._load_from_bytes, (pickle.dumps(formats.Payload(tmp_path / "owned")),)
+
+    path = tmp_path / "set.pkl"
+    path.write_bytes(pickle.dumps((Nested(), torch.zeros(1))))
+    with pytest.raises(UserError):
+        storage.load(path)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_bad_input_is_one_line(digits_set, published):
+    wrong_class = published / "wrong"
+    formats.write_class_folders(wrong_class, *formats.images_and_labels(1, 1, 16, 1), ["eleven"])
+    for flags, named in [([], "--synthetic"), (["--synthetic", "none.pt"], "none.pt"),
+                         (["--synthetic", digits_set, "--model", "Net"], "Net"),
+                         (["--synthetic", published / "dm.pt", "--dataset", "SVHN", "--data_path", "none"], "none"),
+                         (["--synthetic", wrong_class, "--dataset", "digits"], "eleven")]:
+        done = call_script("evaluate.py", "--save_path", published, *flags, expect=2)
+        assert len(done.stderr.splitlines()) == 1 and named in done.stderr and not done.stdout
+
+
+def test_set_of_another_data_set_is_one_line(digits_set, tmp_path):
+    formats.write_cifar10(tmp_path, 2)
+    done = call_script("evaluate.py", "--synthetic", digits_set, "--dataset", "CIFAR10", "--data_path", tmp_path,
+                      "--save_path", tmp_path, expect=2)
+    assert len(done.stderr.splitlines()) == 1 and "--dataset CIFAR10" in done.stderr and "digits" in done.stderr
+
+
+def test_whitened_set_brings_its_whitening(tmp_path):
+    formats.write_svhn(tmp_path, 6)
+    call_script("BACON_SVHN.py", *TINY, "--im_size", 16, "--zca", "--data_path", tmp_path, "--save_path", tmp_path)
+    path = tmp_path / "res_BACON_SVHN_ConvNetW32_1ipc.pt"
+    record = torch.load(path, weights_only=True)
+    assert record["meta"]["zca"]["inverse"].shape == (768, 768)
+    images = storage.load(path)["data"][0][0]
+    shown = storage.pixels(images, record["meta"])
+    assert images.abs().max() > 1.5 and 0.1 < shown.mean() < 0.9
+    call_script("evaluate.py", "--synthetic", path, "--data_path", tmp_path, "--save_path", tmp_path, *QUICK)
+    assert json.loads((tmp_path / "evaluate.jsonl").read_text())["im_size"] == 16

@@ -1,0 +1,222 @@
+"""The readers of every data set format: what they give, the cache, and what they say of files that are wrong."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import formats
+from conftest import SHARED, needs_shared_data
+from utils import data, image_files, sources
+from utils.errors import UserError
+
+
+def by_label(images, labels):
+    """Sum of the pixels of each class, which tells whether images kept their labels; images (N, ...)."""
+    images, labels = torch.as_tensor(np.asarray(images)).flatten(1).double(), torch.as_tensor(np.asarray(labels))
+    return torch.zeros(int(labels.max()) + 1, dtype=torch.double).index_add_(0, labels, images.sum(dim=1))
+
+
+WRITERS = {
+    "MNIST": (lambda folder: formats.write_idx(folder, "MNIST", 7), 10, 28, 1),
+    "FashionMNIST": (lambda folder: formats.write_idx(folder, "FashionMNIST", 7), 10, 28, 1),
+    "SVHN": (lambda folder: formats.write_svhn(folder, 7), 10, 32, 3),
+    "CIFAR10": (lambda folder: formats.write_cifar10(folder, 7), 10, 32, 3),
+    "CIFAR100": (lambda folder: formats.write_cifar100(folder, 7), 100, 32, 3),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_published_format(name, tmp_path):
+    write, classes, size, channels = WRITERS[name]
+    write(tmp_path)
+    loaded = data.load(name, tmp_path)
+    images, labels = formats.images_and_labels(classes, 7, size, channels, seed=7)
+    assert loaded.images.shape == (7 * classes, channels, size, size) and loaded.images.dtype == torch.uint8
+    assert loaded.class_sizes == [7] * classes and len(loaded.class_names) == classes
+    assert torch.equal(loaded.images.permute(0, 2, 3, 1), torch.from_numpy(images))
+    assert loaded.labels.tolist() == labels.tolist()
+    assert loaded.mean == sources.SOURCES[name].mean
+    assert loaded.test_labels.bincount().tolist() == [1 if classes == 100 else 2] * classes
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory):
+    return formats.write_tiny(tmp_path_factory.mktemp("tiny"), 3, classes=20)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_tiny_imagenet(zipped, tiny_folder, tmp_path):
+    (formats.zip_folder if zipped else os.symlink)(tiny_folder, tmp_path / f"tiny-imagenet-200{'.zip' * zipped}")
+    loaded = data.load("TinyImageNet", tmp_path)
+    assert loaded.images.shape == (60, 3, 64, 64) and loaded.test_images.shape == (20, 3, 64, 64)
+    assert loaded.class_names == [f"name{k}" for k in range(20)]
+    for images, labels, count in ((loaded.images, loaded.labels, 3), (loaded.test_images, loaded.test_labels, 1)):
+        expected = by_label(*formats.images_and_labels(20, count, 64, seed=count))
+        torch.testing.assert_close(by_label(images, labels), expected, rtol=5e-3, atol=0)  # JPEG loses a little
+    assert not any(path.is_dir() and not path.is_symlink() for path in tmp_path.iterdir()), "something was unpacked"
+
+
+@needs_shared_data
+def test_real_tiny_imagenet_pictures_are_those_of_the_files(tmp_path):
+    """A class of the real subset, unpacked, against Pillow reading the same files."""
+    import tarfile
+    with tarfile.open(SHARED / "data" / "tiny-imagenet-200_subset.tar.xz") as archive:
+        members = []
+        for member in archive:  # the files of a class stand together near the start of the archive
+            if member.isfile() and "/train/" in member.name and member.name.endswith("JPEG"):
+                members.append(member)
+            if len(members) == 20:
+                break
+        archive.extractall(tmp_path, members, filter="data")
+    files = sorted(tmp_path.rglob("*.JPEG"))
+    tree = image_files.Tree(tmp_path)
+    pixels = image_files.decode(tree, [path.relative_to(tmp_path).as_posix() for path in files], 3, 64)
+    for path, image in zip(files, pixels, strict=True):
+        assert np.array_equal(np.asarray(Image.open(path).convert("RGB")), image.permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize("name, folder, channels, size", [("CIFAR10", "cifar10", 3, 32), ("MNIST", "MNIST", 1, 28)])
+def test_image_folder_comes_before_the_published_files(name, folder, channels, size, tmp_path):
+    names = ["cat", "ant", "bee"]
+    for split, count in (("train", 4), ("test", 2)):
+        images = formats.images_and_labels(3, count, size, channels)
+        formats.write_class_folders(tmp_path / folder / split, *images, names)
+    loaded = data.load(name, tmp_path)
+    assert loaded.class_names == sorted(names) and loaded.images.shape == (12, channels, size, size)
+    images, labels = formats.images_and_labels(3, 4, size, channels)
+    places = np.array([sorted(names).index(name) for name in names])
+    assert torch.equal(by_label(loaded.images, loaded.labels), by_label(images, places[labels]))
+    assert data.load(name, tmp_path, im_size=16).images.shape == (12, channels, 16, 16)
+
+
+def test_second_start_reads_only_the_cache(tmp_path, monkeypatch):
+    folder = tmp_path / "photos"
+    formats.write_class_folders(folder / "train", *formats.images_and_labels(2, 10), ["a", "b"])
+    first = data.load("folder", folder)
+    decode = image_files.decode
+    monkeypatch.setattr(image_files, "decode", None)  # calling it would fail
+    second = data.load("folder", folder)
+    assert torch.equal(first.images, second.images) and torch.equal(first.test_images, second.test_images)
+    monkeypatch.setattr(image_files, "decode", decode)
+    changed = next((folder / "train" / "a").iterdir())
+    Image.new("RGB", (32, 32), "white").save(changed)
+    third = data.load("folder", folder)
+    assert torch.cat([third.images, third.test_images]).flatten(1).eq(255).all(dim=1).sum() == 1
+    cache, = tmp_path.glob("cache_*")
+    cache.write_bytes(cache.read_bytes()[:1000])
+    assert torch.equal(data.load("folder", folder).images, third.images)
+
+
+def test_cache_that_cannot_be_written_is_only_noted(tmp_path, capsys):
+    formats.write_class_folders(tmp_path / "photos" / "train", *formats.images_and_labels(2, 10), ["a", "b"])
+    (tmp_path / "cache_photos_32.pt").mkdir()
+    assert len(data.load("folder", tmp_path / "photos").images) == 16
+    assert "cache_photos_32.pt" in capsys.readouterr().err
+
+
+def test_common_formats_sizes_and_modes(tmp_path):
+    """Red squares in any format and mode come out red; what is not square is filled and cut at the centre."""
+    folder = tmp_path / "train" / "red"
+    folder.mkdir(parents=True)
+    red = Image.new("RGB", (50, 20), (200, 0, 0))
+    for suffix in ("png", "bmp", "tiff", "webp", "jpg", "ppm", "JPEG"):
+        red.save(folder / f"image.{suffix}", quality=100)
+    for mode in ("RGBA", "P", "CMYK"):
+        red.convert(mode, palette=Image.Palette.ADAPTIVE).save(folder / f"{mode}.tiff")
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.png").write_bytes(b"no image")
+    tree = image_files.Tree(tmp_path)
+    names, folders = image_files.images_by_folder(tree, "train/")
+    assert len(names) == 10 and set(folders) == {"red"}
+    pixels = image_files.decode(tree, names, 3, 32)
+    target = torch.tensor([200, 0, 0]).reshape(3, 1, 1)
+    assert (pixels.int() - target).abs().max() <= 4
+
+
+def test_grey_images_have_one_channel_and_a_split_is_stratified(tmp_path, capsys):
+    images, labels = formats.images_and_labels(3, 20, 40, 1)
+    formats.write_class_folders(tmp_path / "train", images, labels, ["a", "b", "c"])
+    loaded = data.load("folder", tmp_path, im_size=24, seed=1)
+    assert loaded.images.shape == (48, 1, 24, 24)
+    assert loaded.test_labels.bincount().tolist() == [4, 4, 4]
+    assert "48 training and 12 test images" in capsys.readouterr().out
+    assert torch.equal(data.load("folder", tmp_path, im_size=24, seed=1).images, loaded.images)
+    assert not torch.equal(data.load("folder", tmp_path, im_size=24, seed=2).images, loaded.images)
+    normalised = loaded.normalise(loaded.images)
+    assert abs(normalised.mean()) < 1e-4 and abs(normalised.std() - 1) < 1e-3
+
+
+def bad_folder(tmp_path, change):
+    formats.write_class_folders(tmp_path / "train", *formats.images_and_labels(2, 5), ["a", "b"])
+    change(tmp_path)
+    with pytest.raises(UserError) as error:
+        data.load("folder", tmp_path)
+    assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+    return str(error.value)
+
+
+def test_wrong_folders_are_one_line(tmp_path):
+    def first(folder):
+        return min((folder / "train" / "a").iterdir())
+
+    def other_class(folder):
+        formats.write_class_folders(folder / "test", *formats.images_and_labels(1, 2), ["c"])
+
+    def one_image_left(folder):
+        for path in (folder / "train" / "a").iterdir():
+            if path != first(folder):
+                path.unlink()
+
+    def sixteen_bits(folder):
+        Image.fromarray(np.zeros((4, 4), np.uint16)).save(folder / "train" / "a" / "deep.png")
+
+    assert "test/c" in bad_folder(tmp_path / "class", other_class)
+    assert "too few" in bad_folder(tmp_path / "few", one_image_left)
+    broken = bad_folder(tmp_path / "broken", lambda folder: first(folder).write_bytes(b"PNG"))
+    assert "train/a/" in broken and "not a readable image" in broken
+    assert "deep.png" in bad_folder(tmp_path / "deep", sixteen_bits)
+    with pytest.raises(UserError, match="no images in train/<class>/"):
+        data.load("folder", tmp_path / "nothing")
+
+
+def test_tiny_imagenet_that_is_wrong_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"neither tiny-imagenet-200/ nor tiny-imagenet-200\.zip"):
+        data.load("TinyImageNet", tmp_path)
+    folder = formats.write_tiny(tmp_path, 1, classes=2)
+    (folder / "val" / "images" / "val_0.JPEG").unlink()
+    with pytest.raises(UserError, match=r"val_0\.JPEG"):
+        data.load("TinyImageNet", tmp_path)
+    (folder / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn99\n")
+    with pytest.raises(UserError, match="val_annotations"):
+        data.load("TinyImageNet", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100"])
+def test_pickles_run_nothing(name, tmp_path):
+    WRITERS[name][0](tmp_path)
+    batch = tmp_path / {"CIFAR10": "cifar-10-batches-py/data_batch_2", "CIFAR100": "cifar-100-python/train"}[name]
+    batch.write_bytes(pickle.dumps({"data": formats.Payload(tmp_path / "owned")}))
+    with pytest.raises(UserError, match=r"io\.open, which is not loaded") as error:
+        data.load(name, tmp_path)
+    assert "\n" not in str(error.value) and not (tmp_path / "owned").exists()
+    pickle.loads(batch.read_bytes())
+    assert (tmp_path / "owned").exists(), "the payload does not work, so the test shows nothing"
+
+
+def test_zca_whitens_and_comes_back(tmp_path):
+    formats.write_svhn(tmp_path, 30)
+    plain, white = data.load("SVHN", tmp_path, im_size=8), data.load("SVHN", tmp_path, im_size=8, zca=True)
+    images = white.normalise(white.images)
+
+    def variances(images):
+        return torch.linalg.eigvalsh(torch.cov(images.flatten(1).double().T))
+
+    assert images.shape == plain.images.shape and abs(images.mean()) < 1e-3
+    before = variances(plain.images / 255)
+    torch.testing.assert_close(variances(images), before / (before + 0.1), rtol=0, atol=1e-4)
+    torch.testing.assert_close(white.pixels(images), plain.images / 255, rtol=0, atol=1e-3)
+    torch.testing.assert_close(white.batch(np.array([[0, 1], [2, 3]])), images[:4].unflatten(0, (2, 2)))
