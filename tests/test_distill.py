@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from reference import ReferenceLoop
+from reference import ReferenceDM, ReferenceLoop
 from utils.distill import Distillation, VisitedAdam, VisitedSGD
 
 ITERATIONS = 10
 
 
-def run_both(data, options, iterations=ITERATIONS, reset_at=()):
-    engine, reference = Distillation(data, options), ReferenceLoop(data, options)
+def run_both(data, options, iterations=ITERATIONS, reset_at=(), literal=ReferenceLoop):
+    engine, reference = Distillation(data, options), literal(data, options)
     start = engine.images.clone()
     for it in range(iterations):
         if it in reset_at:
@@ -59,6 +59,14 @@ def test_options_keep_engine_and_reference_equal(digits, make_options, flags):
     """batch_real 140 is more than one class has, so classes come in chunks of different sizes."""
     options = make_options("--ipc", 2, "--aug", "--syn_ce", *flags)
     images, expected = run_both(digits(torch.float64), options, iterations=4, reset_at=(2,))
+    torch.testing.assert_close(images, expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("flags", [[], ["--max_batch", 7, "--batch_real", 140]], ids=["default", "chunks"])
+def test_dm_is_that_of_its_authors(digits, make_options, flags):
+    """--method DM brings its recipe; only the small network and batch of the tests are given."""
+    images, expected = run_both(digits(torch.float64), make_options("--method", "DM", "--ipc", 2, *flags),
+                                literal=ReferenceDM)
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-8)
 
 

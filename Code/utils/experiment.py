@@ -15,16 +15,13 @@ from utils import data as datasets
 from utils import device, evaluation, logs, options, storage
 from utils.data import RealData
 from utils.distill import Distillation
-from utils.errors import UserError
+from utils.errors import in_one_line
 
 
 def main(description: str, **defaults) -> None:
     """An entry script: parses the command line, runs it, and turns bad input into one line and exit code 2."""
-    try:
+    with in_one_line():
         run(options.parse(description, **defaults))
-    except UserError as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def run(args) -> "Record":

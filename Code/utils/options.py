@@ -172,7 +172,8 @@ def build_parser(description: str, defaults: dict) -> Parser:
 def _check(parser: Parser, options: argparse.Namespace, method: methods.Method):
     """Refuses options that make no sense together."""
     if method.objective is None and options.Iteration:
-        parser.error(f"--Iteration {options.Iteration}: --method {options.method} chooses its images once; leave it out")
+        parser.error(f"--Iteration {options.Iteration}: --method {options.method} chooses its images once; "
+                     "leave --Iteration out")
     weights = (options.nll_weight, options.tv_weight, options.clip_weight, options.syn_ce and options.ce_weight)
     if options.method == "BACON" and not any(weights):
         parser.error("--nll_weight, --tv_weight, --clip_weight: all are 0, so nothing is optimised; give one a weight")
