@@ -126,10 +126,12 @@ class Distillation:
         self.data, self.options = data, options
         self.draws = Draws(options.seed, experiment)
         self.method = methods.find(options.method)
-        self.images = initial_images(data, self.draws, options.ipc, options.init, options.aug)
         self.pool = Pool(data, self.draws, options)
         if self.method.select:
+            check_sizes(data, options.ipc, options.aug)
             self.images = real_set(data, select.positions(self.method.select, data, self.pool, options), options.aug)
+        else:
+            self.images = initial_images(data, self.draws, options.ipc, options.init, options.aug)
         # A joint step is the visit of a single class that holds all the images.
         visited = self.images if options.visits == "each" else self.images.unsqueeze(0)
         self.optimizer = OPTIMIZERS[options.optim](visited, options.lr_img)
