@@ -101,7 +101,6 @@ def cell(method: str, ipc: int, seed: int, shared: argparse.Namespace) -> argpar
 
 def main() -> None:
     parser = options.build_parser(__doc__, DEFAULTS | {"num_exp": 1})
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--methods", nargs="+", required=True, help="methods, each with flags of its own if quoted")
     parser.add_argument("--ipcs", type=int, nargs="+", default=[10], help="images per class")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="a set for each of these seeds")

@@ -94,6 +94,7 @@ BAD = [
     (["--method", "nowhere:loss"], "--method", "nowhere"),
     (["--method", "own_file:missing"], "--method", "missing"),
     (["--method", "own_file:number"], "--method", "own_file:number"),
+    (["--method", "own_file:typo"], "--method", "lr_imge"),
     (["--method", "broken:loss"], "--method", "broken:loss"),
     (["--method", "own_file:scalar", "--batch_real", "64"], "--method", "(10,)"),
     (["--nll_weight", "0", "--tv_weight", "0", "--clip_weight", "0"], "--nll_weight", "--tv_weight"),
@@ -104,7 +105,9 @@ BAD = [
 
 @pytest.mark.parametrize("flags, named, also", BAD, ids=[" ".join(flags) for flags, _, _ in BAD])
 def test_bad_input_is_one_line(flags, named, also, tmp_path, monkeypatch, capsys):
-    (tmp_path / "own_file.py").write_text("number = 3\nscalar = lambda z_syn, z_real, options: z_syn.mean()\n")
+    (tmp_path / "own_file.py").write_text(
+        "from utils.methods import Method\nnumber = 3\nscalar = lambda z_syn, z_real, options: z_syn.mean()\n"
+        "typo = Method(scalar, recipe={'lr_imge': 1})\n")
     (tmp_path / "broken.py").write_text("def loss(:\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
