@@ -190,7 +190,7 @@ def parse(description: str, arguments: list[str] | None = None, **defaults) -> a
     method = methods.find(general.method)
     unknown = (method.defaults | method.recipe).keys() - vars(general).keys()
     if unknown:
-        parser.error(f"--method {general.method}: its recipe has no flag's name: {', '.join(sorted(unknown))}")
+        parser.error(f"--method {general.method}: unknown in its recipe: {', '.join(sorted(unknown))}")
     parser.set_defaults(**method.defaults | defaults | method.recipe)
     options = parser.parse_args(arguments)
     _check(parser, options, method)
