@@ -148,3 +148,39 @@ class ReferenceLoop:
                 self.optimizers[k].zero_grad()
                 F.cross_entropy(logits, labels).backward()
                 self.optimizers[k].step()
+
+
+class ReferenceDM:
+    """Distribution matching, written as in its authors' `main_DM.py`: in every iteration a fresh random network
+    in train mode, the losses of all classes summed up, one step of the optimizer. `image_syn` as above."""
+
+    def __init__(self, data, options, experiment=0):
+        self.data, self.options = data, options
+        self.draws = Draws(options.seed, experiment)
+        positions = self.draws.initial(data.class_sizes, 1, options.ipc)[0]
+        self.image_syn = torch.cat([data.batch(data.class_rows[c][positions[c]]) for c in range(data.num_classes)])
+        self.image_syn.requires_grad_(True)
+        self.optimizer_img = torch.optim.SGD([self.image_syn], lr=options.lr_img, momentum=0.5)
+
+    def step(self, it):
+        data, options = self.data, self.options
+        channel, *size = data.image_shape
+        net = get_network(options.model, channel, data.num_classes, tuple(size),
+                          self.draws.network_seed("pool", it + 1)).to(data.device, data.dtype)
+        net.train()
+        for param in list(net.parameters()):
+            param.requires_grad = False
+        positions = self.draws.real_images(it, 0, data.class_sizes, options.batch_real)
+        strategy = augment.parse_strategy(options.dsa_strategy)
+        operations, parameters = self.draws.siamese(it, 0, strategy, data.num_classes)
+        loss = torch.tensor(0.0, dtype=data.dtype)
+        for c in range(data.num_classes):
+            img_real = data.batch(data.class_rows[c][positions[c]])
+            img_syn = self.image_syn[c * options.ipc:(c + 1) * options.ipc]
+            img_real, img_syn = dsa(img_real, operations, parameters, c), dsa(img_syn, operations, parameters, c)
+            output_real = net.features(img_real).flatten(1).detach()
+            output_syn = net.features(img_syn).flatten(1)
+            loss += torch.sum((torch.mean(output_real, dim=0) - torch.mean(output_syn, dim=0)) ** 2)
+        self.optimizer_img.zero_grad()
+        loss.backward()
+        self.optimizer_img.step()

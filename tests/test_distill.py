@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from reference import ReferenceLoop
+from reference import ReferenceDM, ReferenceLoop
 from utils.distill import Distillation, VisitedAdam, VisitedSGD
 
 ITERATIONS = 10
 
 
-def run_both(data, options, iterations=ITERATIONS, reset_at=()):
-    engine, reference = Distillation(data, options), ReferenceLoop(data, options)
+def run_both(data, options, iterations=ITERATIONS, reset_at=(), literal=ReferenceLoop):
+    engine, reference = Distillation(data, options), literal(data, options)
     start = engine.images.clone()
     for it in range(iterations):
         if it in reset_at:
@@ -49,6 +49,7 @@ class TestEngineEqualsReferenceLoop:
     ["--optim", "adam", "--lr_img", 0.01],
     ["--outer_loop", 2],
     ["--method", "IDM"],
+    ["--nll_weight", 0, "--tv_weight", 2, "--clip_weight", 0],
     ["--prior_clip", "embedding", "--clip_weight", 5],
     ["--embed_last", -1],
     ["--dsa_strategy", "none"],
@@ -70,6 +71,14 @@ def test_selection_of_real_images_at_one_image_per_class(digits, make_options, m
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-8)
     without = make_options("--ipc", 1, "--syn_ce", "--batch_real", 100)
     assert not torch.allclose(run_both(digits(torch.float64), without, iterations=4)[0], images, atol=1e-4)
+
+
+@pytest.mark.parametrize("flags", [[], ["--max_batch", 7, "--batch_real", 140]], ids=["default", "chunks"])
+def test_dm_is_that_of_its_authors(digits, make_options, flags):
+    """--method DM brings its recipe; only the small network and batch of the tests are given."""
+    images, expected = run_both(digits(torch.float64), make_options("--method", "DM", "--ipc", 2, *flags),
+                                iterations=5, literal=ReferenceDM)
+    torch.testing.assert_close(images, expected, rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("ours, theirs", [

@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils import augment
+from utils import augment, methods, select
 from utils.data import RealData
 from utils.draws import Draws
 from utils.errors import UserError
-from utils.losses import OBJECTIVES
 from utils.networks import ConvNet
 from utils.pool import Member, Pool, memory_format
 
@@ -103,7 +102,11 @@ def initial_images(data: RealData, draws: Draws, ipc: int, init: str = "real", a
     if init == "noise":
         noise = draws.noise((data.num_classes, ipc, *data.image_shape))
         return torch.as_tensor(noise, dtype=data.dtype, device=data.device)
-    positions = draws.initial(data.class_sizes, 4 if aug else 1, ipc)
+    return real_set(data, draws.initial(data.class_sizes, 4 if aug else 1, ipc), aug)
+
+
+def real_set(data: RealData, positions: np.ndarray, aug: bool) -> Tensor:
+    """The real images at these positions (sets, K, ipc) within each class as a set (K, ipc, C, H, W)."""
     rows = np.stack([data.class_rows[k][positions[:, k]] for k in range(data.num_classes)], axis=1)
     images = data.batch(rows)
     if aug:
@@ -123,11 +126,17 @@ class Distillation:
     def __init__(self, data: RealData, options, experiment: int = 0):
         self.data, self.options = data, options
         self.draws = Draws(options.seed, experiment)
-        self.images = initial_images(data, self.draws, options.ipc, options.init, options.aug)
-        self.optimizer = OPTIMIZERS[options.optim](self.images, options.lr_img)
+        self.method = methods.find(options.method)
         self.pool = Pool(data, self.draws, options)
+        if self.method.select:
+            check_sizes(data, options.ipc, options.aug)
+            self.images = real_set(data, select.positions(self.method.select, data, self.pool, options), options.aug)
+        else:
+            self.images = initial_images(data, self.draws, options.ipc, options.init, options.aug)
+        # A joint step is the visit of a single class that holds all the images.
+        visited = self.images if options.visits == "each" else self.images.unsqueeze(0)
+        self.optimizer = OPTIMIZERS[options.optim](visited, options.lr_img)
         self.strategy = augment.parse_strategy(options.dsa_strategy)
-        self.objective = OBJECTIVES[options.method]
         self.selected = options.ipc1_real if options.ipc == 1 and not options.aug else 0
         available = min(*data.class_sizes, options.batch_real)
         if self.selected > available:
@@ -155,7 +164,8 @@ class Distillation:
                 for name, value in self.update_images(member, iteration, update).items():
                     totals[name] = totals.get(name, 0) + value.mean()
                 update += 1
-        totals["pool"] = self.pool.train(iteration)
+        if self.options.model_train_steps:
+            totals["pool"] = self.pool.train(iteration)
         return totals
 
     def update_images(self, member: Member, iteration: int, update: int) -> dict[str, Tensor]:
@@ -173,7 +183,7 @@ class Distillation:
             gradient[chunk], = torch.autograd.grad(sum(terms.values()).sum(), images)
             for name, value in terms.items():
                 collected.setdefault(name, []).append(value.detach())
-        self.optimizer.step(gradient)
+        self.optimizer.step(gradient.view_as(self.optimizer.images))
         return {name: torch.cat(values) for name, values in collected.items()}
 
     def _terms(self, member: Member, images: Tensor, rows: np.ndarray, chunk: slice, operations: list[str],
@@ -186,7 +196,8 @@ class Distillation:
         synthetic = augment.augment_classes(synthetic, operations, parameters)
         classes, count = synthetic.shape[:2]
         z_syn, logits = network.embed_and_classify(synthetic.flatten(0, 1), options.embed_last)
-        terms = self.objective(z_syn.unflatten(0, (classes, count)), z_real, options)
+        terms = methods.named_terms(
+            self.method.objective(z_syn.unflatten(0, (classes, count)), z_real, options), classes)
         if options.syn_ce:
             labels = torch.arange(chunk.start, chunk.stop, device=images.device).repeat_interleave(count)
             entropy = F.cross_entropy(logits, labels, reduction="none")

@@ -10,7 +10,7 @@ class UserError(Exception):
 
 
 @contextlib.contextmanager
-def one_line_errors():
+def in_one_line():
     """Around a script's work: a UserError becomes one line on stderr and exit code 2."""
     try:
         yield

@@ -15,12 +15,12 @@ from utils import data as datasets
 from utils import device, evaluation, logs, options, storage
 from utils.data import RealData
 from utils.distill import Distillation
-from utils.errors import one_line_errors
+from utils.errors import in_one_line
 
 
 def main(description: str, **defaults) -> None:
     """An entry script: parses the command line, runs it, and turns bad input into one line and exit code 2."""
-    with one_line_errors():
+    with in_one_line():
         run(options.parse(description, **defaults))
 
 
@@ -30,7 +30,7 @@ def run(args) -> "Record":
     data = load_data(args)
     record = Record(args, data)
     for experiment in range(args.num_exp):
-        distil(Distillation(data, args, experiment), experiment, record)
+        distil(data, args, experiment, record)
     record.report()
     return record
 
@@ -40,20 +40,26 @@ def load_data(args) -> RealData:
     return datasets.load(args.dataset, args.data_path, device.choose(args.device), args.im_size, args.zca, args.seed)
 
 
-def distil(distillation: Distillation, experiment: int, record: "Record") -> None:
+def distil(data: RealData, args, experiment: int, record: "Record") -> None:
     """One experiment: --Iteration updates, evaluated on the way and at the end."""
-    args = distillation.options
     begun = time.monotonic()
+    distillation = Distillation(data, args, experiment)
     with logs.Progress(f"experiment {experiment + 1}/{args.num_exp}", args.Iteration,
                        images_per_step=distillation.images_per_step()) as progress:
         for iteration in range(args.Iteration + 1):
             if iteration == args.Iteration or (iteration and iteration % args.eval_interval == 0):
                 with progress.paused():
-                    record.evaluate(distillation, experiment, iteration, time.monotonic() - begun)
+                    seconds = time.monotonic() - begun - progress.paused_for  # without earlier evaluations
+                    record.evaluate(distillation, experiment, iteration, seconds)
                 distillation.pool.reset_accuracies()
             if iteration < args.Iteration:
                 terms = distillation.step(iteration)
                 progress.update(lambda terms=terms: {name: value.item() for name, value in terms.items()})
+
+
+def run_name(args) -> str:
+    """What the files of a run are called by."""
+    return f"{args.method.replace(':', '.')}_{args.dataset}_{args.model}_{args.ipc}ipc"
 
 
 class Record:
@@ -65,7 +71,7 @@ class Record:
     def __init__(self, args, data: RealData):
         self.args, self.data = args, data
         self.models = evaluation.models(args.eval_mode, args.model)
-        self.name = f"{args.method}_{args.dataset}_{args.model}_{args.ipc}ipc"
+        self.name = run_name(args)
         self.folder = storage.make_folder(args.save_path / self.name)
         self.set_path = args.save_path / f"res_{self.name}.pt"
         self.best_path = args.save_path / f"res_{self.name}_best.pt"

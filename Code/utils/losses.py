@@ -81,16 +81,3 @@ def mean_matching(z_syn: Tensor, z_real: Tensor) -> Tensor:
     Source: DM (Zhao and Bilen, arXiv 2110.04181), eq. 5; IDM (Zhao et al., CVPR 2023).
     """
     return _mean_difference(z_syn, z_real).square().sum(dim=-1)
-
-
-def _bacon_objective(z_syn: Tensor, z_real: Tensor, options) -> dict[str, Tensor]:
-    return bacon_terms(z_syn, z_real, nll_weight=options.nll_weight, tv_weight=options.tv_weight,
-                       clip_weight=options.clip_weight, prior_clip=options.prior_clip)
-
-
-def _mean_objective(z_syn: Tensor, z_real: Tensor, options) -> dict[str, Tensor]:
-    return {"mean": mean_matching(z_syn, z_real)}
-
-
-# --method -> function of (z_syn, z_real, options) that gives named terms, each (C,); their sum is minimised.
-OBJECTIVES = {"BACON": _bacon_objective, "IDM": _mean_objective}

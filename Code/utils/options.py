@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from utils import augment, evaluation, losses, networks, sources
+from utils import augment, evaluation, methods, networks, sources
 from utils.errors import UserError
 
 # Flags of the published scripts that nothing there reads. They are taken so that its commands run.
@@ -63,6 +63,11 @@ def _strategy(text: str) -> str:
     return text
 
 
+def _method(name: str) -> str:
+    methods.find(name)
+    return name
+
+
 def _pool_network(name: str) -> str:
     if networks.check_name(name) not in networks.CONVNETS:
         raise ValueError(f"{name} has no embedding to match; choose a ConvNet variant")
@@ -107,12 +112,13 @@ def build_parser(description: str, defaults: dict) -> Parser:
 
 def _add_task(parser: Parser):
     flag = parser.add_argument_group("task").add_argument
-    flag("--method", type=_name_in(losses.OBJECTIVES, "method"), default="BACON",
-         help=f"objective that the images are matched with: {', '.join(losses.OBJECTIVES)}")
+    flag("--method", type=_checked(_method), default="BACON",
+         help=f"{', '.join(methods.METHODS)}, or your own objective as module:function")
     flag("--model", type=_checked(_pool_network), default="ConvNet_GBN",
          help="ConvNet variant of the pool, and of evaluation mode S")
     flag("--ipc", type=integer(1), default=1, help="synthetic images per class")
-    flag("--aug", action="store_true", help="each stored image is a 2x2 formation of half-size images")
+    flag("--aug", action=argparse.BooleanOptionalAction, default=False,
+         help="each stored image is a 2x2 formation of half-size images")
     flag("--num_exp", type=integer(1), default=5, help="experiments, each a set of its own")
 
 
@@ -138,6 +144,8 @@ def _add_images(parser: Parser):
     flag("--optim", choices=("sgd", "adam"), default="sgd", help="optimizer of the images")
     flag("--lr_img", type=_number(0, above=True), default=1.0, help="learning rate of the images")
     flag("--outer_loop", type=integer(1), default=1, help="image updates per iteration")
+    flag("--visits", choices=("each", "joint"), default="each",
+         help="a step of the images after each class, or one for all classes together (DM)")
     flag("--batch_real", type=integer(2), default=256, help="real images per class and update")
     flag("--ipc1_real", type=integer(0), default=0,
          help="with --ipc 1 and without --aug: match on this many of them, those with the lowest cross-entropy, and "
@@ -153,7 +161,8 @@ def _add_loss(parser: Parser):
     flag("--clip_weight", type=_number(0), default=0.2, help="BACON: weight of the CLIP prior")
     flag("--prior_clip", choices=("published", "embedding"), default="published",
          help="BACON: the CLIP prior on softmaxed mean embeddings as published (always 0), or on the embeddings")
-    flag("--syn_ce", action="store_true", help="add cross-entropy of the synthetic images on the pool network")
+    flag("--syn_ce", action=argparse.BooleanOptionalAction, default=False,
+         help="add cross-entropy of the synthetic images on the pool network")
     flag("--ce_weight", type=_number(0), default=0.1,
          help="weight of the cross-entropy, times the pool network's accuracy in percent")
     flag("--embed_last", type=int, default=-1,
@@ -171,7 +180,8 @@ def _add_pool(parser: Parser):
     flag("--fetch_net_num", type=integer(1), default=2, help="networks trained per iteration")
     flag("--model_train_steps", type=integer(0), default=10, help="training steps of each of these")
     flag("--trained_bs", type=integer(1), default=256, help="batch size of these steps")
-    flag("--net_decay", action="store_true", help="train the pool with momentum 0.9 and weight decay 5e-4")
+    flag("--net_decay", action=argparse.BooleanOptionalAction, default=False,
+         help="train the pool with momentum 0.9 and weight decay 5e-4")
 
 
 def _add_run(parser: Parser):
@@ -194,10 +204,31 @@ def add_evaluation(parser: Parser):
          help="augmentations of DSA, joined by _, in distillation and evaluation; none for none")
 
 
+def _check(parser: Parser, options: argparse.Namespace, method: methods.Method):
+    """Refuses options that make no sense together."""
+    if method.objective is None and options.Iteration:
+        parser.error(f"--Iteration {options.Iteration}: --method {options.method} chooses its images once; "
+                     "leave --Iteration out")
+    weights = (options.nll_weight, options.tv_weight, options.clip_weight, options.syn_ce and options.ce_weight)
+    if options.method == "BACON" and not any(weights):
+        parser.error("--nll_weight, --tv_weight, --clip_weight: all are 0, so nothing is optimised; give one a weight")
+
+
 def parse(description: str, arguments: list[str] | None = None, **defaults) -> argparse.Namespace:
-    """Parses and checks the command line; a bad one ends the program with one line and exit code 2."""
+    """Parses and checks the command line; a bad one ends the program with one line and exit code 2.
+
+    An option is the flag that is given, or else the method's recipe, the script's default, the method's
+    default, the general one.
+    """
     parser = build_parser(description, defaults)
+    general = parser.parse_args(arguments)
+    method = methods.find(general.method)
+    unknown = (method.defaults | method.recipe).keys() - vars(general).keys()
+    if unknown:
+        parser.error(f"--method {general.method}: unknown in its recipe: {', '.join(sorted(unknown))}")
+    parser.set_defaults(**method.defaults | defaults | method.recipe)
     options = parser.parse_args(arguments)
+    _check(parser, options, method)
     dead = [f"--{name}" for name in DEAD_FLAGS if hasattr(options, name)]
     for name in DEAD_FLAGS:
         vars(options).pop(name, None)

@@ -1,0 +1,126 @@
+"""Compares methods on one data set with one budget: the same engine, flags and evaluation for all.
+
+    python3 -u compare.py --dataset MNIST --methods random "random --aug" DM IDM BACON "BACON --tv_weight 0" \\
+        --ipcs 1 10 --seeds 0 1 2 --Iteration 1000
+
+Each of --methods may carry flags of its own. Further flags are those of the entry scripts and hold for all;
+without more, they are those of the published MNIST command. A method's recipe (DM has no formation, say) comes
+before them. Finished runs are not repeated, so an interrupted comparison goes on where it stopped. Leaves
+compare.md, compare.json and compare.png in --save_path.
+"""
+
+import argparse
+import re
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmark import DEFAULTS
+from utils import device, experiment, options, storage
+from utils.errors import UserError, in_one_line
+
+# What may differ between a finished run and the same run asked for again.
+FREE = {"data_path", "save_path", "device", "max_batch", "tensorboard"}
+
+
+def set_path(args) -> Path:
+    return args.save_path / f"res_{experiment.run_name(args)}.pt"
+
+
+def is_finished(args) -> bool:
+    """Whether a run of these options has been completed; UserError where the set is of other options."""
+    if not set_path(args).exists():
+        return False
+    meta, wanted = storage.load(set_path(args))["meta"], vars(args)
+    for key in sorted(meta["options"].keys() & wanted.keys() - FREE):
+        if meta["options"][key] != wanted[key]:
+            raise UserError(f"--save_path: {set_path(args)} was made with --{key} {meta['options'][key]}, "
+                            f"not {wanted[key]}; choose another folder")
+    return meta["iteration"] == [args.Iteration] * args.num_exp
+
+
+def summarise(method: str, cells: list[argparse.Namespace]) -> list[dict]:
+    """A row for each evaluated network: a method at one IPC over the finished runs of all seeds.
+
+    Accuracies are those of every network, in 0..1; seconds are those of making one set, without evaluations.
+    """
+    records = [storage.load(set_path(args)) for args in cells]
+    lines = [line for args in cells for line in
+             storage.read_json_lines(args.save_path / experiment.run_name(args) / "metrics.jsonl")]
+    rows = []
+    for network in records[0]["accs_all_exps"]:
+        accuracies = [a for record in records for a in record["accs_all_exps"][network]]
+        own = [line for line in lines if line["model"] == network]
+        curve = []
+        for iteration in dict.fromkeys(line["iteration"] for line in own):
+            values = [a for line in own if line["iteration"] == iteration for a in line["accuracies"]]
+            curve.append({"iteration": iteration, "mean": float(np.mean(values)), "std": float(np.std(values))})
+        seconds = [line["seconds"] for line in own if line["iteration"] == cells[0].Iteration]
+        rows.append({"method": method, "ipc": cells[0].ipc, "network": network, "iterations": cells[0].Iteration,
+                     "mean": float(np.mean(accuracies)), "std": float(np.std(accuracies)), "accuracies": accuracies,
+                     "seconds": round(float(np.mean(seconds)), 1), "curve": curve,
+                     "options": records[0]["meta"]["options"]})
+    return rows
+
+
+def table(dataset: str, rows: list[dict]) -> str:
+    lines = [f"| {dataset} | images per class | iterations | network | test accuracy, % | networks | seconds per set |",
+             "| --- | --: | --: | --- | --: | --: | --: |"]
+    lines += [f"| {row['method']} | {row['ipc']} | {row['iterations']} | {row['network']} | {100 * row['mean']:.2f} ± "
+              f"{100 * row['std']:.2f} | {len(row['accuracies'])} | {row['seconds']:.0f} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def plot(dataset: str, rows: list[dict], path: Path) -> None:
+    """Accuracy against iteration, a panel for each IPC and network; a set that is not iterated is a line."""
+    panels = list(dict.fromkeys((row["ipc"], row["network"]) for row in rows))
+    figure = Figure(figsize=(5.5 * len(panels), 4.2), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for k, row in enumerate(row for row in rows if (row["ipc"], row["network"]) == panel):
+            look = {"color": f"C{k}", "label": row["method"]}
+            iterations, mean, std = (np.array([p[name] for p in row["curve"]]) for name in ("iteration", "mean", "std"))
+            if row["iterations"]:
+                axes.errorbar(iterations, 100 * mean, 100 * std, marker="o", markersize=3, capsize=2, **look)
+            else:
+                axes.axhline(100 * mean[0], linestyle="--", linewidth=1, **look)
+        axes.set(xlabel="iteration", ylabel="test accuracy, %", title=f"{dataset}, {panel[1]}, IPC {panel[0]}")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    storage.write_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
+
+
+def cell(method: str, ipc: int, seed: int, shared: argparse.Namespace) -> argparse.Namespace:
+    """The options of one run: the method with its own flags, then what all runs share."""
+    folder = shared.save_path / f"{re.sub(r'[^A-Za-z0-9.]+', '_', method)}_{ipc}ipc_seed{seed}"
+    flags = ["--method", *method.split(), "--ipc", str(ipc), "--seed", str(seed), "--save_path", str(folder)]
+    return options.parse(__doc__, flags, **vars(shared))
+
+
+def main() -> None:
+    parser = options.build_parser(__doc__, DEFAULTS | {"num_exp": 1})
+    parser.add_argument("--methods", nargs="+", required=True, help="methods, each with flags of its own if quoted")
+    parser.add_argument("--ipcs", type=int, nargs="+", default=[10], help="images per class")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="a set for each of these seeds")
+    shared = parser.parse_args()
+    methods, ipcs, seeds = (vars(shared).pop(name) for name in ("methods", "ipcs", "seeds"))
+    runs = [(method, [cell(method, ipc, seed, shared) for seed in seeds]) for ipc in ipcs for method in methods]
+    waiting = [(method, args) for method, cells in runs for args in cells if not is_finished(args)]
+    for k, (method, args) in enumerate(waiting, 1):
+        print(f"== run {k}/{len(waiting)}: {method}, IPC {args.ipc}, seed {args.seed}", flush=True)
+        experiment.run(args)
+    rows = [row for method, cells in runs for row in summarise(method, cells)]
+    storage.write_whole(shared.save_path / "compare.md",
+                        lambda file: file.write(table(shared.dataset, rows).encode()))
+    storage.write_json(shared.save_path / "compare.json", {
+        "command": sys.argv, "machine": device.describe(device.choose(shared.device)),
+        "date": time.strftime("%Y-%m-%d"), "rows": rows})
+    plot(shared.dataset, rows, shared.save_path / "compare.png")
+    print(f"\n{table(shared.dataset, rows)}\n{shared.save_path}: compare.md, compare.json, compare.png")
+
+
+if __name__ == "__main__":
+    with in_one_line():
+        main()

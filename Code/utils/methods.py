@@ -1,0 +1,103 @@
+"""What --method names: an objective, where the images start, and the options that belong to the method.
+
+A method differs from another in this table and nowhere else: one engine runs them all.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from utils import losses, select
+from utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method as a table entry.
+
+    objective: function of (z_syn (C, N, D), z_real (C, M, D), options) -> named terms, each (C,), one value for
+        each of C classes; their sum is minimised. None: the images are those that the method starts from.
+    select: function of (features (n, D), count, seed) -> positions of `count` real images of a class;
+        None: the images start from what --init says.
+    recipe: options that make the method what it is, over an entry script's defaults.
+    defaults: other defaults of its published script, under an entry script's.
+    A flag that is given comes before both.
+    """
+
+    objective: Callable | None = None
+    select: Callable | None = None
+    recipe: dict = field(default_factory=dict)
+    defaults: dict = field(default_factory=dict)
+
+
+def _bacon(z_syn: Tensor, z_real: Tensor, options) -> dict[str, Tensor]:
+    return losses.bacon_terms(z_syn, z_real, nll_weight=options.nll_weight, tv_weight=options.tv_weight,
+                              clip_weight=options.clip_weight, prior_clip=options.prior_clip)
+
+
+def _mean(z_syn: Tensor, z_real: Tensor, options) -> dict[str, Tensor]:
+    return {"mean": losses.mean_matching(z_syn, z_real)}
+
+
+# Distribution matching: one fresh random network in every iteration, one step for all classes.
+# Source: DM (Zhao and Bilen, arXiv 2110.04181), the defaults of its published `main_DM.py`.
+_DM = Method(
+    _mean,
+    recipe={"net_num": 1, "net_generate_interval": 1, "train_net_num": 1, "model_train_steps": 0, "embed_last": 1000,
+            "visits": "joint", "lr_img": 1.0, "aug": False, "syn_ce": False, "ipc1_real": 0},
+    defaults={"model": "ConvNet", "eval_interval": 2000})
+
+# Real images, chosen once. The network whose features they are chosen by is a pool of one, trained beforehand.
+_RANDOM = {"Iteration": 0, "init": "real", "aug": False, "ipc1_real": 0}
+_SELECTION = {**_RANDOM, "net_num": 1, "fetch_net_num": 1, "model_train_steps": 2000, "net_decay": True,
+              "embed_last": 1000}
+
+METHODS = {
+    "BACON": Method(_bacon),
+    "IDM": Method(_mean),  # all else of IDM's published commands is as in BACON's
+    "DM": _DM,
+    "random": Method(recipe=_RANDOM),
+    "herding": Method(select=select.herding, recipe=_SELECTION),
+    "kcenter": Method(select=select.k_center, recipe=_SELECTION),
+    "kmeans": Method(select=select.k_means, recipe=_SELECTION),
+}
+
+
+def find(name: str) -> Method:
+    """The method of this name, or the user's own: `module:function`, imported from the current directory.
+
+    The function is an objective as `Method` describes it, or gives one tensor (C,); it runs under the flags'
+    general defaults. A `Method` in its place brings a recipe with it. UserError where there is none.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise UserError(f"unknown method {name!r}; known: {', '.join(METHODS)}, or your own as module:function")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever the user's module raises
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"cannot import {name!r} ({reason})") from None
+    if isinstance(found, Method):
+        return found
+    if not callable(found):
+        raise UserError(f"{name!r} is neither a function of (z_syn, z_real, options) nor a Method")
+    return Method(found)
+
+
+def named_terms(result: dict[str, Tensor] | Tensor, classes: int) -> dict[str, Tensor]:
+    """What an objective returned, as named terms; UserError for anything but one value for each class."""
+    terms = dict(result) if isinstance(result, dict) else {"loss": result}
+    for term, value in terms.items():
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        if shape != (classes,):
+            raise UserError(f"--method: the objective's {term} is {shape}, not a tensor ({classes},): "
+                            f"one value for each of {classes} classes")
+    return terms

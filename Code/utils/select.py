@@ -1,0 +1,70 @@
+"""Real images as a set: which ones of a class stand for it best, by the features of a trained network.
+
+Each choice takes the features (n, D) of a class's images, how many to choose, and a seed; it returns that many
+distinct positions. Features are the flattened embedding, as DM's paper compares with (arXiv 2110.04181).
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.data import RealData
+from utils.errors import UserError
+from utils.pool import Pool
+
+
+def herding(features: Tensor, count: int, seed: int) -> np.ndarray:
+    """Greedily keeps the mean of the chosen nearest to the mean of all. Source: Welling, ICML 2009."""
+    mean, total = features.mean(dim=0), torch.zeros_like(features[0])
+    square = features.square().sum(dim=1)
+    chosen = []
+    for turn in range(count):
+        distance = square - 2 * features @ ((turn + 1) * mean - total)
+        distance[chosen] = torch.inf
+        chosen.append(distance.argmin().item())
+        total += features[chosen[-1]]
+    return np.array(chosen)
+
+
+def k_center(features: Tensor, count: int, seed: int) -> np.ndarray:
+    """From the image nearest to the mean on, always the one farthest from those chosen.
+
+    Source: greedy k-center (Sener and Savarese, arXiv 1708.00489, algorithm 1).
+    """
+    chosen = [(features - features.mean(dim=0)).norm(dim=1).argmin().item()]
+    distance = (features - features[chosen[0]]).norm(dim=1)
+    while len(chosen) < count:
+        distance[chosen] = -1
+        chosen.append(distance.argmax().item())
+        distance = torch.minimum(distance, (features - features[chosen[-1]]).norm(dim=1))
+    return np.array(chosen)
+
+
+def k_means(features: Tensor, count: int, seed: int) -> np.ndarray:
+    """The image nearest to the centre of each of `count` clusters, among its own members."""
+    from sklearn.cluster import KMeans  # here, because it takes a second that no other method needs
+
+    points = features.cpu().numpy()
+    clusters = KMeans(count, n_init=1, random_state=seed).fit(points)
+    others = clusters.labels_[:, None] != np.arange(count)
+    return np.where(others, np.inf, clusters.transform(points)).argmin(axis=0)
+
+
+def positions(select, data: RealData, pool: Pool, options) -> np.ndarray:
+    """Positions (sets, K, ipc) within each class; four sets for a formation, otherwise one.
+
+    The pool's first network is trained before its features are taken. UserError where a class is too small.
+    """
+    sets = 4 if options.aug else 1
+    if sets * options.ipc > min(data.class_sizes):
+        raise UserError(f"--ipc {options.ipc}: {sets * options.ipc} different images of each class are needed, and "
+                        f"{data.name} has classes of {min(data.class_sizes)}; choose fewer")
+    pool.train(iteration=0)
+    network, seed = pool.members[0].network.eval(), pool.draws.network_seed(options.method)
+    chosen = []
+    with torch.no_grad():
+        for rows in data.class_rows:
+            parts = np.split(rows, range(options.max_batch, len(rows), options.max_batch))
+            features = torch.cat([network.embed(data.batch(part), options.embed_last) for part in parts])
+            chosen.append(select(features, sets * options.ipc, seed).reshape(sets, options.ipc))
+    return np.stack(chosen, axis=1)

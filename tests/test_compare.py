@@ -1,0 +1,74 @@
+"""compare.py as users run it: one table over methods, IPCs and seeds, and no run twice."""
+
+import json
+
+import numpy as np
+import pytest
+
+from conftest import TINY, run_script
+from utils import storage
+
+FLAGS = ["--dataset", "digits", *TINY, "--ipcs", 1, 2, "--seeds", 0, 1]
+METHODS = ["--methods", "random", "random --aug", "DM", "BACON --no-aug --tv_weight 0"]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compared")
+    done = run_script("compare.py", *METHODS, *FLAGS, "--save_path", folder)
+    return folder, done.stdout
+
+
+def sets(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("res_*.pt")}
+
+
+def test_table_json_and_plot(compared):
+    folder, printed = compared
+    table, rows = (folder / "compare.md").read_text(), json.loads((folder / "compare.json").read_text())["rows"]
+    assert table in printed and (folder / "compare.png").read_bytes().startswith(b"\x89PNG")
+    assert [(row["method"], row["ipc"]) for row in rows] == [(m, ipc) for ipc in (1, 2) for m in METHODS[1:]]
+    for row, line in zip(rows, table.splitlines()[2:], strict=True):
+        assert line.startswith(f"| {row['method']} | {row['ipc']} | {row['iterations']} | ConvNetW32 | ")
+        assert f"{100 * row['mean']:.2f} ± {100 * row['std']:.2f} | 4 |" in line
+        assert [point["iteration"] for point in row["curve"]] == ([0] if "random" in row["method"] else [1, 2])
+        assert row["mean"] == pytest.approx(row["curve"][-1]["mean"]) == pytest.approx(np.mean(row["accuracies"]))
+
+
+def test_each_cell_has_its_own_options(compared):
+    folder, _ = compared
+    paths = {"random_1ipc_seed0/res_random": (0, False, 0), "random_aug_2ipc_seed1/res_random": (1, True, 0),
+             "DM_2ipc_seed1/res_DM": (1, False, 2), "BACON_no_aug_tv_weight_0_1ipc_seed1/res_BACON": (1, False, 2)}
+    assert len(sets(folder)) == 2 * 16
+    for path, expected in paths.items():
+        meta = storage.load(folder / f"{path}_digits_ConvNetW32_{path.split('ipc_')[0][-1]}ipc.pt")["meta"]
+        assert (meta["seed"], meta["options"]["aug"], meta["options"]["Iteration"]) == expected
+
+
+def test_finished_runs_are_not_repeated(compared):
+    folder, _ = compared
+    before, table = sets(folder), (folder / "compare.md").read_text()
+    missing, cut = folder / "DM_1ipc_seed0", folder / "DM_2ipc_seed1" / "res_DM_digits_ConvNetW32_2ipc.pt"
+    for path in missing.glob("res_*.pt"):
+        path.unlink()
+    record = storage.load(cut)
+    record["meta"]["iteration"] = [1]  # as a run leaves it that is stopped between its evaluations
+    storage.save(cut, record)
+    done = run_script("compare.py", *METHODS, *FLAGS, "--save_path", folder)
+    assert done.stdout.count("== run") == 2 and "== run 2/2: DM, IPC 2, seed 1" in done.stdout
+    after = sets(folder)
+    assert {path.parent for path in before if after[path] != before[path]} == {missing, cut.parent}
+    accuracies = [line.split("|")[5] for line in table.splitlines()]
+    assert accuracies == [line.split("|")[5] for line in (folder / "compare.md").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("flags, named", [
+    (["--methods", "DM", "--Iteration", 3], "--Iteration 2, not 3"),
+    (["--methods", "DM", "BACONS"], "BACONS"),
+])
+def test_bad_input_is_one_line_before_anything_runs(compared, flags, named):
+    folder, _ = compared
+    before = sets(folder)
+    done = run_script("compare.py", *FLAGS, "--save_path", folder, *flags, expect=2)
+    assert len(done.stderr.splitlines()) == 1 and named in done.stderr and "== run" not in done.stdout
+    assert sets(folder) == before
