@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from utils import logs, storage
-from utils.errors import UserError
+from utils.errors import UserError, reason
 
 FILES_PER_WORKER = 1000  # a decoding process costs as much as decoding about this many small images
 
@@ -48,7 +48,7 @@ class Tree:
             with zipfile.ZipFile(self.root) as archive:
                 entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(f"{self.root}: not a readable zip ({error}); download it again") from None
+            raise UserError(f"{self.root}: not a readable zip ({reason(error)}); download it again") from None
         self._members = {"/".join(PurePosixPath(entry.filename).parts[1:]): entry.filename for entry in entries}
         dates = {entry.filename: (entry.file_size, entry.date_time, entry.CRC) for entry in entries}
         return {name: dates[member] for name, member in self._members.items()}
@@ -112,7 +112,7 @@ def list_tiny_imagenet(tree: Tree) -> Listing:
         test = [(f"val/images/{line[0]}", index[line[1]]) for line in lines]
         words = dict(line.split("\t", 1) for line in tree.read("words.txt").decode().splitlines())
     except Exception as error:  # a missing file, a damaged zip, a line or a class that should not be there
-        raise UserError(f"val/val_annotations.txt or words.txt is missing or damaged ({error})") from None
+        raise UserError(f"val/val_annotations.txt or words.txt is missing or damaged ({reason(error)})") from None
     missing = next((name for name, _ in test if name not in tree.dates), None)
     if missing:
         raise UserError(f"{missing} is named in val/val_annotations.txt and is not there")
@@ -138,8 +138,7 @@ class _Images(Dataset):
                 pixels = np.array(ImageOps.fit(image, (self.size, self.size), Image.Resampling.BICUBIC)
                                   if image.size != (self.size, self.size) else image)
         except Exception as error:  # Pillow's decoders raise many kinds
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            return self.broken, f"{self.names[k]} is not a readable image ({reason}); replace or remove it"
+            return self.broken, f"{self.names[k]} is not a readable image ({reason(error)}); replace or remove it"
         return torch.from_numpy(pixels.reshape(self.size, self.size, -1)).permute(2, 0, 1), ""
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from utils import losses, select
-from utils.errors import UserError
+from utils.errors import UserError, reason
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,7 @@ def find(name: str) -> Method:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # whatever the user's module raises
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"cannot import {name!r} ({reason})") from None
+        raise UserError(f"cannot import {name!r} ({reason(error)})") from None
     if isinstance(found, Method):
         return found
     if not callable(found):

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
 from utils import image_files, unpickle
-from utils.errors import UserError
+from utils.errors import UserError, reason
 
 
 class Arrays(NamedTuple):
@@ -65,8 +65,7 @@ class Source:
         except UserError as error:
             raise UserError(f"--data_path {data_path}: {error}") from None
         except Exception as error:  # torchvision, SciPy and pickle raise many kinds
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"--data_path {data_path}: cannot load {name} ({reason}); put the whole, undamaged files "
+            raise UserError(f"--data_path {data_path}: cannot load {name} ({reason(error)}); put the whole, undamaged files "
                             f"{', '.join(self.files)} there, or connect to the internet so that they can be "
                             "downloaded") from None
         if arrays.images.shape[-1] == size:

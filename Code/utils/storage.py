@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
 from utils import augment, unpickle
-from utils.errors import UserError
+from utils.errors import UserError, reason
 from utils.normalisation import Whitening, to_pixels
 
 
@@ -59,10 +59,10 @@ def load(path: str | Path) -> dict:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception as error:  # torch and pickle raise many kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if reason.startswith("Weights only"):
-            reason = "it is damaged, or holds more than tensors and plain values, which could run code"
-        raise UserError(f"{path}: not a readable synthetic set ({reason})") from None
+        why = reason(error)
+        if why.startswith("Weights only"):
+            why = "it is damaged, or holds more than tensors and plain values, which could run code"
+        raise UserError(f"{path}: not a readable synthetic set ({why})") from None
 
 
 def _read(path: Path):
