@@ -65,8 +65,8 @@ class Source:
         except UserError as error:
             raise UserError(f"--data_path {data_path}: {error}") from None
         except Exception as error:  # torchvision, SciPy and pickle raise many kinds
-            raise UserError(f"--data_path {data_path}: cannot load {name} ({reason(error)}); put the whole, undamaged files "
-                            f"{', '.join(self.files)} there, or connect to the internet so that they can be "
+            raise UserError(f"--data_path {data_path}: cannot load {name} ({reason(error)}); put the whole, undamaged "
+                            f"files {', '.join(self.files)} there, or connect to the internet so that they can be "
                             "downloaded") from None
         if arrays.images.shape[-1] == size:
             return arrays
