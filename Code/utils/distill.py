@@ -25,7 +25,10 @@ class VisitedSGD:
 
     In one round, every one of K steps has a gradient for one class and zero for the others. Call
     `before()` to bring each class to where it is at its own visit, take the gradient there, then `step`.
+    `STATE` names what it remembers between rounds.
     """
+
+    STATE = ("velocity",)
 
     def __init__(self, images: Tensor, lr: float, momentum: float = 0.5):
         self.images, self.lr, self.momentum = images, lr, momentum
@@ -50,6 +53,8 @@ class VisitedSGD:
 
 class VisitedAdam:
     """Adam under the same visits as `VisitedSGD`. Its steps with zero gradient are taken one by one."""
+
+    STATE = ("mean", "square", "steps")
 
     def __init__(self, images: Tensor, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
         self.images, self.lr, self.betas, self.eps = images, lr, betas, eps
@@ -127,6 +132,19 @@ class Distillation:
         self.pool = Pool(data, self.draws, options)
         self.strategy = augment.parse_strategy(options.dsa_strategy)
         self.objective = OBJECTIVES[options.method]
+
+    def state(self) -> dict:
+        """What a checkpoint keeps: all that the next iteration depends on beside the options."""
+        return {"images": self.images, "pool": self.pool.state(),
+                "optimizer": {name: getattr(self.optimizer, name) for name in self.optimizer.STATE}}
+
+    def restore(self, state: dict):
+        """Goes back to a `state()` of a run with the same options."""
+        self.images.copy_(state["images"])
+        for name in self.optimizer.STATE:
+            value = state["optimizer"][name]
+            setattr(self.optimizer, name, value.to(self.images) if isinstance(value, Tensor) else value)
+        self.pool.restore(state["pool"])
 
     def images_per_step(self) -> int:
         """Images that go through networks in one iteration, for the log."""

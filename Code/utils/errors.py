@@ -3,3 +3,10 @@
 
 class UserError(Exception):
     """Bad input. The message names the flag or file and says what to do; scripts print it and exit with 2."""
+
+    exit_code = 2
+
+
+def reason(error: Exception) -> str:
+    """The first line of what an exception says, or its name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -11,6 +11,9 @@ from utils.errors import UserError
 DEAD_FLAGS = ("net_train_real", "mismatch_lambda", "dis_metric", "inner_loop", "last", "mismatch_type",
               "weight_layer_index", "conf_path", "local_num", "local_weight")
 
+# Flags that leave the result as it is (but for rounding), so that they may change where a run is resumed.
+FREE_ON_RESUME = ("data_path", "save_path", "device", "max_batch", "resume", "checkpoint_minutes", "tensorboard")
+
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line."""
@@ -97,6 +100,10 @@ def build_parser(description: str, defaults: dict) -> Parser:
     flag("--seed", type=_integer(0), default=0, help="decides every random draw of the run")
     flag("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: a GPU where there is one")
     flag("--max_batch", type=_integer(1), default=512, help="images per network pass; lower it to save memory")
+    flag("--checkpoint_minutes", type=_number(0), default=10.0,
+         help="minutes between checkpoints; there is one around each evaluation, too")
+    flag("--resume", metavar="PATH", help="go on from this checkpoint, or auto: from the last in the result folder, "
+                                          "if there is one")
 
     group = parser.add_argument_group("synthetic images")
     flag = group.add_argument

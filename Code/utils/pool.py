@@ -29,6 +29,15 @@ class Member:
     def reset_accuracy(self):
         self.correct, self.seen = torch.zeros_like(self.correct), 0
 
+    def state(self) -> dict:
+        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "correct": self.correct, "seen": self.seen}
+
+    def restore(self, state: dict):
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.correct, self.seen = state["correct"].to(self.correct), state["seen"]
+
 
 class Pool:
     """A queue of networks: it starts with three, grows at intervals, and drops its oldest when full."""
@@ -39,6 +48,18 @@ class Pool:
         self.members: list[Member] = []
         for _ in range(min(START_SIZE, options.net_num)):
             self._add()
+
+    def state(self) -> dict:
+        """What a checkpoint keeps of the pool."""
+        return {"created": self.created, "members": [member.state() for member in self.members]}
+
+    def restore(self, state: dict):
+        """Goes back to a `state()`; the weights that fresh members start with are overwritten."""
+        self.members.clear()
+        for member in state["members"]:
+            self._add()
+            self.members[-1].restore(member)
+        self.created = state["created"]
 
     def _add(self):
         options, data = self.options, self.data
