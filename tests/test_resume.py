@@ -264,6 +264,7 @@ def test_a_thousand_damaged_checkpoints(tmp_path):
         assert read_or_refuse(tmp_path / "c.pt", content) is None
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_thousand_forged_checkpoints(tmp_path):
     """Damaged, but with the checksum put right: what the checksum is not there to catch runs no code either."""
     rng = np.random.default_rng(0)

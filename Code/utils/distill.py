@@ -81,6 +81,7 @@ class VisitedAdam:
         self.steps += len(self.images)
 
 
+UNCHECKED = 100  # image updates after which the losses are looked at even if nobody asks
 REAL_PER_SYNTHETIC = 10  # a real image, which needs no graph, takes less than a tenth of the memory
 
 OPTIMIZERS = {"sgd": VisitedSGD, "adam": VisitedAdam}
@@ -132,6 +133,7 @@ class Distillation:
         self.pool = Pool(data, self.draws, options)
         self.strategy = augment.parse_strategy(options.dsa_strategy)
         self.objective = OBJECTIVES[options.method]
+        self.unchecked: list[tuple[int, dict[str, Tensor]]] = []  # iteration and terms by class of image updates
 
     def state(self) -> dict:
         """What a checkpoint keeps: all that the next iteration depends on beside the options."""
@@ -164,11 +166,31 @@ class Distillation:
         update, totals = 0, {}
         for loop in range(self.options.outer_loop):
             for member in self.pool.matching(iteration, loop):
-                for name, value in self.update_images(member, iteration, update).items():
+                terms = self.update_images(member, iteration, update)
+                for name, value in terms.items():
                     totals[name] = totals.get(name, 0) + value.mean()
+                self.unchecked.append((iteration, terms))
                 update += 1
         totals["pool"] = self.pool.train(iteration)
+        if len(self.unchecked) >= UNCHECKED:
+            self.check()
         return totals
+
+    def check(self):
+        """UserError if a loss since the last check, or an image now, is not finite. Waits for the device."""
+        if not self.unchecked:
+            return
+        values = torch.stack([torch.stack(list(terms.values())) for _, terms in self.unchecked]).cpu()
+        lost = ~values.isfinite().all(dim=1)  # (updates, K)
+        lost[-1] |= ~self.images.isfinite().flatten(1).all(dim=1).cpu()
+        if lost.any():
+            update, k = lost.nonzero()[0].tolist()
+            iteration, terms = self.unchecked[update]
+            words = ", ".join(f"{name} {values[update, n, k]:g}" for n, name in enumerate(terms))
+            raise UserError(f"iteration {iteration}: the loss of class {self.data.class_names[k]!r} ({words}) or its "
+                            "images are not finite; the last good checkpoint is kept; start anew with another "
+                            "--save_path and a lower --lr_img or --lr_net")
+        self.unchecked.clear()
 
     def update_images(self, member: Member, iteration: int, update: int) -> dict[str, Tensor]:
         """One round of class visits on one network; returns the terms by class, each (K,)."""

@@ -1,5 +1,6 @@
 """A run: the experiments of one command line, each distilled, evaluated and saved."""
 
+import contextlib
 import platform
 import sys
 import time
@@ -21,9 +22,16 @@ from utils.interrupts import Interrupts, Stopped
 
 
 def main(description: str, **defaults) -> None:
-    """An entry script: parses the command line and runs it. Bad input becomes one line and exit code 2."""
-    try:
+    """An entry script: parses the command line and runs it."""
+    with reported():
         run(options.parse(description, **defaults))
+
+
+@contextlib.contextmanager
+def reported():
+    """Around a whole script: bad input and signals end it with one line and the exit code that belongs to them."""
+    try:
+        yield
     except (UserError, Stopped) as error:
         print(f"{Path(sys.argv[0]).name}: {'error: ' * isinstance(error, UserError)}{error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -36,7 +44,7 @@ def run(args) -> "Record":
     device.keep_freed_memory()
     data = datasets.load(args.dataset, args.data_path, device.choose(args.device))
     record = Record(args, data)
-    with storage.locked(record.folder), Interrupts() as interrupts:
+    with storage.locked(record.folder), device.memory_explained(args.max_batch), Interrupts() as interrupts:
         state = checkpoint.find(record.folder, args.resume, record.options, options.FREE_ON_RESUME)
         record.begin(state)
         for experiment in range(state["experiment"] if state else 0, args.num_exp):
@@ -60,6 +68,7 @@ def distil(experiment: int, record: "Record", interrupts: Interrupts, state: dic
         first, begun = state["iteration"], begun - state["seconds"]
 
     def save(iteration: int) -> None:
+        distillation.check()
         record.checkpoint(experiment, iteration, time.monotonic() - begun, distillation.state())
 
     with logs.Progress(f"experiment {experiment + 1}/{args.num_exp}", args.Iteration - first,
@@ -75,11 +84,17 @@ def distil(experiment: int, record: "Record", interrupts: Interrupts, state: dic
                     save(iteration)
             if iteration < args.Iteration:
                 terms = distillation.step(iteration)
-                progress.update(lambda terms=terms: {name: value.item() for name, value in terms.items()})
+                progress.update(lambda terms=terms: shown(distillation, terms))
                 if interrupts.received or record.checkpoint_is_due():
                     save(iteration + 1)
                 interrupts.check()
     record.checkpoint(experiment + 1)
+
+
+def shown(distillation: Distillation, terms: dict[str, Tensor]) -> dict[str, float]:
+    """The numbers of a progress line. While the device is waited for, losses that are not finite are found, too."""
+    distillation.check()
+    return {name: value.item() for name, value in terms.items()}
 
 
 class Record:
