@@ -32,6 +32,7 @@ class Child:
 
     process: multiprocessing.Process
     folder: Path
+    name: str
 
     def wait(self, seconds: float = 120) -> int:
         self.process.join(seconds)
@@ -39,18 +40,20 @@ class Child:
         return self.process.exitcode
 
     def output(self) -> str:
-        return (self.folder / "stdout").read_text()
+        return (self.folder / f"{self.name}stdout").read_text()
 
     def error(self) -> str:
-        return (self.folder / "stderr").read_text()
+        return (self.folder / f"{self.name}stderr").read_text()
 
 
-def start(folder: Path, *flags, prepare: Callable[[], None] | None = None) -> Child:
+def start(folder: Path, *flags, prepare: Callable[[], None] | None = None, name: str = "",
+          environment: dict[str, str] | None = None) -> Child:
     """Starts `BACON_digits.py <flags>` in `folder`, after a call of `prepare` in the child."""
     folder.mkdir(exist_ok=True)
-    process = SERVER.Process(target=_child, args=(folder, [str(flag) for flag in flags], prepare))
+    process = SERVER.Process(target=_child, args=(folder, [str(flag) for flag in flags], prepare, name,
+                                                  environment or {}))
     process.start()
-    return Child(process, folder)
+    return Child(process, folder, name)
 
 
 def run(folder: Path, *flags, prepare: Callable[[], None] | None = None, expect: int = 0) -> Child:
@@ -60,10 +63,12 @@ def run(folder: Path, *flags, prepare: Callable[[], None] | None = None, expect:
     return child
 
 
-def _child(folder: Path, flags: list[str], prepare: Callable[[], None] | None) -> None:
+def _child(folder: Path, flags: list[str], prepare: Callable[[], None] | None, name: str,
+           environment: dict[str, str]) -> None:
     os.chdir(folder)
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.environ.update(environment)
+    for number, stream in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(name + stream, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     torch.set_num_threads(1)
     sys.argv = ["BACON_digits.py", *flags]
     sys.orig_argv = ["python3", *sys.argv]

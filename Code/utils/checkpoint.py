@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from utils import storage
+from utils import processes, storage
 from utils.errors import UserError, reason
 
 # Newest first. The first is there only where a run was killed between the two renames of `write`.
@@ -21,6 +21,7 @@ CONTENT = {"options": dict, "experiment": int, "iteration": int, "seconds": floa
            "last": list, "best": list, "metrics": list}
 
 
+@processes.first_only
 def write(folder: Path, state: dict) -> None:
     """Writes a folder's last checkpoint; the one that was the last becomes the one before.
 
@@ -97,9 +98,10 @@ def find(folder: Path, resume: str | None, options: dict, free: tuple[str, ...])
     return state
 
 
-def remove(folder: Path) -> None:
-    """Removes the checkpoints of a finished run, which a new one is about to overwrite."""
-    for name in NAMES:
+@processes.first_only
+def remove(folder: Path, names: tuple[str, ...] = NAMES) -> None:
+    """Removes checkpoints that nobody needs any more."""
+    for name in names:
         (folder / name).unlink(missing_ok=True)
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils import augment
+from utils import augment, processes
 from utils.data import RealData
 from utils.draws import Draws
 from utils.errors import UserError
@@ -131,6 +131,7 @@ class Distillation:
         self.images = initial_images(data, self.draws, options.ipc, options.init, options.aug)
         self.optimizer = OPTIMIZERS[options.optim](self.images, options.lr_img)
         self.pool = Pool(data, self.draws, options)
+        self.own_classes = processes.own_classes(data.num_classes)
         self.strategy = augment.parse_strategy(options.dsa_strategy)
         self.objective = OBJECTIVES[options.method]
         self.unchecked: list[tuple[int, dict[str, Tensor]]] = []  # iteration and terms by class of image updates
@@ -199,16 +200,17 @@ class Distillation:
         operations, parameters = self.draws.siamese(iteration, update, self.strategy, data.num_classes)
         member.network.eval()
         self.optimizer.before()
-        gradient, collected = torch.empty_like(self.images), {}
+        gradient, collected = torch.zeros_like(self.images), {}
         for chunk in self._chunks([len(rows) for rows in positions]):
             rows = np.stack([data.class_rows[k][positions[k]] for k in range(chunk.start, chunk.stop)])
             images = self.images[chunk].detach().requires_grad_()
             terms = self._terms(member, images, rows, chunk, operations[chunk], parameters[chunk])
             gradient[chunk], = torch.autograd.grad(sum(terms.values()).sum(), images)
             for name, value in terms.items():
-                collected.setdefault(name, []).append(value.detach())
+                collected.setdefault(name, value.new_zeros(data.num_classes))[chunk] = value.detach()
+        processes.add_up(gradient, *collected.values())
         self.optimizer.step(gradient)
-        return {name: torch.cat(values) for name, values in collected.items()}
+        return collected
 
     def _terms(self, member: Member, images: Tensor, rows: np.ndarray, chunk: slice, operations: list[str],
                parameters: np.ndarray) -> dict[str, Tensor]:
@@ -231,13 +233,13 @@ class Distillation:
         return terms
 
     def _chunks(self, real_counts: list[int]) -> list[slice]:
-        """Runs of classes to take through a network at once: as many real images each, and of the
-        synthetic ones, which need a graph, at most --max_batch together (or one class)."""
+        """Runs of this process's classes to take through a network at once: as many real images each, and
+        of the synthetic ones, which need a graph, at most --max_batch together (or one class)."""
         synthetic = self.options.ipc * (4 if self.options.aug else 1)
-        chunks, start = [], 0
-        for k in range(1, len(real_counts) + 1):
+        chunks, start, stop = [], self.own_classes.start, self.own_classes.stop
+        for k in range(start + 1, stop + 1):
             cost = max(synthetic, real_counts[start] / REAL_PER_SYNTHETIC) * (k - start + 1)
-            if k == len(real_counts) or cost > self.options.max_batch or real_counts[k] != real_counts[start]:
+            if k == stop or cost > self.options.max_batch or real_counts[k] != real_counts[start]:
                 chunks.append(slice(start, k))
                 start = k
         return chunks

@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from utils import checkpoint, device, evaluation, logs, options, storage
+from utils import checkpoint, device, evaluation, logs, options, processes, storage
 from utils import data as datasets
 from utils.data import RealData
 from utils.distill import Distillation
@@ -32,9 +32,13 @@ def reported():
     """Around a whole script: bad input and signals end it with one line and the exit code that belongs to them."""
     try:
         yield
-    except (UserError, Stopped) as error:
-        print(f"{Path(sys.argv[0]).name}: {'error: ' * isinstance(error, UserError)}{error}", file=sys.stderr)
+    except (UserError, processes.Lost) as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except Stopped as stopped:
+        if processes.rank() == 0:
+            print(f"{Path(sys.argv[0]).name}: {stopped}", file=sys.stderr)
+        sys.exit(stopped.exit_code)
     except KeyboardInterrupt:  # before `Interrupts` was there to note it, so nothing was at work
         sys.exit(130)
 
@@ -42,15 +46,19 @@ def reported():
 def run(args) -> "Record":
     """Runs all experiments of a parsed command line, or what is left of them, and returns what they left."""
     device.keep_freed_memory()
-    data = datasets.load(args.dataset, args.data_path, device.choose(args.device))
-    record = Record(args, data)
-    with storage.locked(record.folder), device.memory_explained(args.max_batch), Interrupts() as interrupts:
-        state = checkpoint.find(record.folder, args.resume, record.options, options.FREE_ON_RESUME)
-        record.begin(state)
-        for experiment in range(state["experiment"] if state else 0, args.num_exp):
-            distil(experiment, record, interrupts, state)
-            state = None
-        record.end()
+    chosen = device.choose(args.device)
+    with processes.joined(chosen), device.memory_explained(args.max_batch):
+        with processes.first_goes_first():
+            data = datasets.load(args.dataset, args.data_path, chosen)
+        record = Record(args, data)
+        with storage.locked(record.folder), Interrupts() as interrupts:
+            state = processes.first_decides(
+                lambda: checkpoint.find(record.folder, args.resume, record.options, options.FREE_ON_RESUME))
+            record.begin(state)
+            for experiment in range(state["experiment"] if state else 0, args.num_exp):
+                distil(experiment, record, interrupts, state)
+                state = None
+            record.end()
     return record
 
 
@@ -85,9 +93,12 @@ def distil(experiment: int, record: "Record", interrupts: Interrupts, state: dic
             if iteration < args.Iteration:
                 terms = distillation.step(iteration)
                 progress.update(lambda terms=terms: shown(distillation, terms))
-                if interrupts.received or record.checkpoint_is_due():
+                stopping = processes.agree(interrupts.received)
+                if stopping or record.checkpoint_is_due():
                     save(iteration + 1)
-                interrupts.check()
+                if stopping:
+                    processes.agree(0)  # that the first has written
+                    raise Stopped(stopping)
     record.checkpoint(experiment + 1)
 
 
@@ -143,6 +154,7 @@ class Record:
         if self.args.tensorboard:
             self._begin_tensorboard()
 
+    @processes.first_only
     def _begin_tensorboard(self) -> None:
         """Its records are written anew, so that a resumed run has no point twice."""
         from torch.utils.tensorboard import SummaryWriter
@@ -175,7 +187,8 @@ class Record:
         stored = distillation.images.flatten(0, 1).float().cpu()
         labels = torch.arange(data.num_classes).repeat_interleave(args.ipc)
         images, targets = storage.expand(stored, labels, 2 if args.aug else 1)
-        epochs = len(self.models) * args.num_eval * (args.epoch_eval_train + 1)
+        networks = len(self.models) * sum(processes.own(turn) for turn in range(args.num_eval))
+        epochs = networks * (args.epoch_eval_train + 1)
         with logs.Progress(f"evaluation at iteration {iteration}", epochs, unit="epoch") as progress:
             def count_epoch():
                 progress.update()
@@ -241,7 +254,7 @@ class Record:
 
     def end(self) -> None:
         """Drops the checkpoint before the last, and prints the result, the best beside it, and where the files are."""
-        (self.folder / checkpoint.PREVIOUS).unlink(missing_ok=True)
+        checkpoint.remove(self.folder, (checkpoint.PREVIOUS,))
         for model in self.models:
             last, best = self.accuracies(self.last, model), self.accuracies(self.best, model)
             print(f"result: {percent(last)} (last iteration, {len(last)} {model} over {len(self.last)} experiments)")

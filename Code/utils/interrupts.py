@@ -5,6 +5,8 @@ import shlex
 import signal
 import sys
 
+from utils import processes
+
 # SLURM sends SIGTERM before it preempts, and SIGUSR1 where a job asks for that with --signal.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -33,6 +35,8 @@ class Interrupts:
 
     def _note(self, number: int, frame):
         self.received = self.received or number
+        if processes.count() > 1:  # torchrun passes on what the terminal has already sent
+            return
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.write(2, b"stopping as soon as the work is kept; Ctrl-C stops at once\n")  # print is not for signal handlers
 
@@ -45,4 +49,6 @@ class Interrupts:
 def resume_command() -> str:
     """The command line that continues this run."""
     words = sys.orig_argv
+    if processes.count() > 1:
+        words = ["torchrun", f"--nproc_per_node={processes.count()}", *sys.argv]
     return shlex.join(words if words[-2:] == ["--resume", "auto"] else [*words, "--resume", "auto"])

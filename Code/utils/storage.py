@@ -1,4 +1,7 @@
-"""Files: synthetic sets (.pt), pictures, and the records of a run. Every file appears whole or not at all."""
+"""Files: synthetic sets (.pt), pictures, and the records of a run. Every file appears whole or not at all.
+
+Where several processes share a run, the first one writes its files.
+"""
 
 import contextlib
 import fcntl
@@ -13,10 +16,11 @@ import torch
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
-from utils import augment
+from utils import augment, processes
 from utils.errors import UserError, reason
 
 
+@processes.first_only
 def write_whole(path: Path, write) -> None:
     """Calls `write(file)` on a temporary file beside `path`, then renames it into place.
 
@@ -49,6 +53,9 @@ def _writing(path: Path):
 @contextlib.contextmanager
 def locked(folder: Path):
     """Holds a folder against other runs. The lock is the system's, which drops it however a process ends."""
+    if processes.rank() > 0:
+        yield
+        return
     with _writing(folder / "lock"):
         file = (folder / "lock").open("a")
     with file:
@@ -62,6 +69,7 @@ def locked(folder: Path):
         yield
 
 
+@processes.first_only
 def remove_temporary(folder: Path, *names: str) -> None:
     """Removes what `write_whole` left where a process was killed; `names` are patterns of final names."""
     for name in names:
