@@ -136,7 +136,9 @@ def stop(event):
 def test_second_run_on_a_folder_is_refused(tmp_path):
     """By a lock that the system drops with the process, so that a killed run does not lock its own resumption out."""
     first = children.start(tmp_path, *OFTEN, prepare=children.Events(stop, "pool training", 3))
+    deadline = time.monotonic() + 60
     while "State:\tT" not in Path(f"/proc/{first.process.pid}/status").read_text():
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     (tmp_path / "second").mkdir()
     flags = ["--save_path", tmp_path / "result", "--resume", "auto"]
