@@ -3,7 +3,9 @@
     python3 -u benchmark.py --dataset MNIST --data_path data --rounds 2
 
 Without more flags: the published MNIST command for 10 images per class. Every flag of the entry scripts
-can be added. Prints a table and ends in one line of JSON.
+can be added. Prints a table and ends in one line of JSON. One iteration of several processes:
+
+    torchrun --nproc_per_node=2 benchmark.py --only engine --data_path data
 """
 
 import json
@@ -17,7 +19,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from utils import data as datasets
-from utils import device, experiment, options
+from utils import device, experiment, options, processes
 from utils.distill import Distillation
 from utils.networks import get_network
 
@@ -103,10 +105,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="times each loop is timed")
     parser.add_argument("--only", choices=tuple(LOOPS), help="time one loop, once, and print JSON")
     args = parser.parse_args()
-    data = experiment.load_data(args)
-    if args.only:
-        print(json.dumps(LOOPS[args.only](data, args)))
-        return
+    with processes.joined(device.choose(args.device)):
+        data = experiment.load_data(args)
+        if args.only:
+            print(json.dumps(LOOPS[args.only](data, args)))
+            return
     arguments = sys.argv[1:]
     rounds = [{loop: child(loop, arguments) for loop in LOOPS} for _ in range(args.rounds)]
     peak, work = matmul_rate(data.device), operations(data, args)

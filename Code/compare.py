@@ -20,10 +20,7 @@ from matplotlib.figure import Figure
 
 from benchmark import DEFAULTS
 from utils import device, experiment, options, storage
-from utils.errors import UserError, in_one_line
-
-# What may differ between a finished run and the same run asked for again.
-FREE = {"data_path", "save_path", "device", "max_batch", "tensorboard"}
+from utils.errors import UserError
 
 
 def set_path(args) -> Path:
@@ -35,7 +32,7 @@ def is_finished(args) -> bool:
     if not set_path(args).exists():
         return False
     meta, wanted = storage.load(set_path(args))["meta"], vars(args)
-    for key in sorted(meta["options"].keys() & wanted.keys() - FREE):
+    for key in sorted(meta["options"].keys() & wanted.keys() - set(options.FREE_ON_RESUME)):
         if meta["options"][key] != wanted[key]:
             raise UserError(f"--save_path: {set_path(args)} was made with --{key} {meta['options'][key]}, "
                             f"not {wanted[key]}; choose another folder")
@@ -95,7 +92,8 @@ def plot(dataset: str, rows: list[dict], path: Path) -> None:
 def cell(method: str, ipc: int, seed: int, shared: argparse.Namespace) -> argparse.Namespace:
     """The options of one run: the method with its own flags, then what all runs share."""
     folder = shared.save_path / f"{re.sub(r'[^A-Za-z0-9.]+', '_', method)}_{ipc}ipc_seed{seed}"
-    flags = ["--method", *method.split(), "--ipc", str(ipc), "--seed", str(seed), "--save_path", str(folder)]
+    flags = ["--method", *method.split(), "--ipc", str(ipc), "--seed", str(seed), "--save_path", str(folder),
+             "--resume", "auto"]
     return options.parse(__doc__, flags, **vars(shared))
 
 
@@ -122,5 +120,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with in_one_line():
+    with experiment.reported():
         main()

@@ -39,7 +39,7 @@ def accuracy_of(images: Tensor, formation: int, data: datasets.RealData, args, n
 
 def compare(ipc: int) -> tuple[list[Row], experiment.Record]:
     """Distils at one IPC and evaluates it, random real images and the start by the same protocol."""
-    args = options.parse(__doc__, ["--ipc", str(ipc)], **DEFAULTS)
+    args = options.parse(__doc__, ["--ipc", str(ipc), "--resume", "auto"], **DEFAULTS)
     record = experiment.run(args)
     data, draws = record.data, Draws(args.seed)
     random = accuracy_of(initial_images(data, draws, ipc), 1, data, args, "random")
@@ -92,4 +92,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with experiment.reported():
+        main()

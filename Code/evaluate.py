@@ -20,8 +20,8 @@ from utils import device, evaluation, image_files, logs, options, storage
 from utils.data import RealData
 from utils.distill import initial_images
 from utils.draws import Draws
-from utils.errors import UserError, in_one_line
-from utils.experiment import load_data, percent
+from utils.errors import UserError
+from utils.experiment import load_data, percent, reported
 
 PROTOCOL = ("dataset", "im_size", "model", "lr_net", "epoch_eval_train", "batch_train", "dsa_strategy", "seed")
 
@@ -146,7 +146,7 @@ def fair(evaluator: Evaluator, model: str, sets: list[tuple[Tensor, Tensor]], fo
 
 
 def main() -> None:
-    with in_one_line():
+    with reported():
         args, record = parse()
         device.keep_freed_memory()
         data = load_test_data(args, record["meta"])

@@ -1,12 +1,13 @@
 """The machine: which device to compute on, and settings that make it fast."""
 
+import contextlib
 import ctypes
 import platform
 import sys
 
 import torch
 
-from utils.errors import UserError
+from utils.errors import UserError, reason
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -40,3 +41,16 @@ def describe(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.processor() or platform.machine()} {device.type}, {torch.get_num_threads()} threads"
+
+
+@contextlib.contextmanager
+def memory_explained(max_batch: int):
+    """Around a run: too little memory becomes a UserError that says which flags lower the need."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise UserError(f"out of memory ({reason(error)}); continue with --resume auto and a lower --max_batch (now "
+                        f"{max_batch}), which leaves the method as it is; if that is not enough, start anew with a "
+                        "lower --trained_bs, --batch_train or --batch_real") from None

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils import augment, methods, select
+from utils import augment, methods, processes, select
 from utils.data import RealData
 from utils.draws import Draws
 from utils.errors import UserError
@@ -25,7 +25,10 @@ class VisitedSGD:
 
     In one round, every one of K steps has a gradient for one class and zero for the others. Call
     `before()` to bring each class to where it is at its own visit, take the gradient there, then `step`.
+    `STATE` names what it remembers between rounds.
     """
+
+    STATE = ("velocity",)
 
     def __init__(self, images: Tensor, lr: float, momentum: float = 0.5):
         self.images, self.lr, self.momentum = images, lr, momentum
@@ -50,6 +53,8 @@ class VisitedSGD:
 
 class VisitedAdam:
     """Adam under the same visits as `VisitedSGD`. Its steps with zero gradient are taken one by one."""
+
+    STATE = ("mean", "square", "steps")
 
     def __init__(self, images: Tensor, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
         self.images, self.lr, self.betas, self.eps = images, lr, betas, eps
@@ -76,6 +81,7 @@ class VisitedAdam:
         self.steps += len(self.images)
 
 
+UNCHECKED = 100  # image updates after which the losses are looked at even if nobody asks
 REAL_PER_SYNTHETIC = 10  # a real image, which needs no graph, takes less than a tenth of the memory
 
 OPTIMIZERS = {"sgd": VisitedSGD, "adam": VisitedAdam}
@@ -142,6 +148,21 @@ class Distillation:
         if self.selected > available:
             raise UserError(f"--ipc1_real {self.selected}: that many real images of each class are matched at --ipc 1 "
                             f"without --aug, out of only {available}; raise --batch_real, or choose --ipc1_real 0")
+        self.own_classes = processes.own_classes(data.num_classes)
+        self.unchecked: list[tuple[int, dict[str, Tensor]]] = []  # iteration and terms by class of image updates
+
+    def state(self) -> dict:
+        """What a checkpoint keeps: all that the next iteration depends on beside the options."""
+        return {"images": self.images, "pool": self.pool.state(),
+                "optimizer": {name: getattr(self.optimizer, name) for name in self.optimizer.STATE}}
+
+    def restore(self, state: dict):
+        """Goes back to a `state()` of a run with the same options."""
+        self.images.copy_(state["images"])
+        for name in self.optimizer.STATE:
+            value = state["optimizer"][name]
+            setattr(self.optimizer, name, value.to(self.images) if isinstance(value, Tensor) else value)
+        self.pool.restore(state["pool"])
 
     def images_per_step(self) -> int:
         """Images that go through networks in one iteration, for the log."""
@@ -161,12 +182,32 @@ class Distillation:
         update, totals = 0, {}
         for loop in range(self.options.outer_loop):
             for member in self.pool.matching(iteration, loop):
-                for name, value in self.update_images(member, iteration, update).items():
+                terms = self.update_images(member, iteration, update)
+                for name, value in terms.items():
                     totals[name] = totals.get(name, 0) + value.mean()
+                self.unchecked.append((iteration, terms))
                 update += 1
         if self.options.model_train_steps:
             totals["pool"] = self.pool.train(iteration)
+        if len(self.unchecked) >= UNCHECKED:
+            self.check()
         return totals
+
+    def check(self):
+        """UserError if a loss since the last check, or an image now, is not finite. Waits for the device."""
+        if not self.unchecked:
+            return
+        values = torch.stack([torch.stack(list(terms.values())) for _, terms in self.unchecked]).cpu()
+        lost = ~values.isfinite().all(dim=1)  # (updates, K)
+        lost[-1] |= ~self.images.isfinite().flatten(1).all(dim=1).cpu()
+        if lost.any():
+            update, k = lost.nonzero()[0].tolist()
+            iteration, terms = self.unchecked[update]
+            words = ", ".join(f"{name} {values[update, n, k]:g}" for n, name in enumerate(terms))
+            raise UserError(f"iteration {iteration}: the loss of class {self.data.class_names[k]!r} ({words}) or its "
+                            "images are not finite; the last good checkpoint is kept; start anew with another "
+                            "--save_path and a lower --lr_img or --lr_net")
+        self.unchecked.clear()
 
     def update_images(self, member: Member, iteration: int, update: int) -> dict[str, Tensor]:
         """One round of class visits on one network; returns the terms by class, each (K,)."""
@@ -175,16 +216,17 @@ class Distillation:
         operations, parameters = self.draws.siamese(iteration, update, self.strategy, data.num_classes)
         member.network.eval()
         self.optimizer.before()
-        gradient, collected = torch.empty_like(self.images), {}
+        gradient, collected = torch.zeros_like(self.images), {}
         for chunk in self._chunks([len(rows) for rows in positions]):
             rows = np.stack([data.class_rows[k][positions[k]] for k in range(chunk.start, chunk.stop)])
             images = self.images[chunk].detach().requires_grad_()
             terms = self._terms(member, images, rows, chunk, operations[chunk], parameters[chunk])
             gradient[chunk], = torch.autograd.grad(sum(terms.values()).sum(), images)
             for name, value in terms.items():
-                collected.setdefault(name, []).append(value.detach())
+                collected.setdefault(name, value.new_zeros(data.num_classes))[chunk] = value.detach()
+        processes.add_up(gradient, *collected.values())
         self.optimizer.step(gradient.view_as(self.optimizer.images))
-        return {name: torch.cat(values) for name, values in collected.items()}
+        return collected
 
     def _terms(self, member: Member, images: Tensor, rows: np.ndarray, chunk: slice, operations: list[str],
                parameters: np.ndarray) -> dict[str, Tensor]:
@@ -221,13 +263,13 @@ class Distillation:
         return z_real.take_along_dim(lowest.unsqueeze(2), dim=1)
 
     def _chunks(self, real_counts: list[int]) -> list[slice]:
-        """Runs of classes to take through a network at once: as many real images each, and of the
-        synthetic ones, which need a graph, at most --max_batch together (or one class)."""
+        """Runs of this process's classes to take through a network at once: as many real images each, and
+        of the synthetic ones, which need a graph, at most --max_batch together (or one class)."""
         synthetic = self.options.ipc * (4 if self.options.aug else 1)
-        chunks, start = [], 0
-        for k in range(1, len(real_counts) + 1):
+        chunks, start, stop = [], self.own_classes.start, self.own_classes.stop
+        for k in range(start + 1, stop + 1):
             cost = max(synthetic, real_counts[start] / REAL_PER_SYNTHETIC) * (k - start + 1)
-            if k == len(real_counts) or cost > self.options.max_batch or real_counts[k] != real_counts[start]:
+            if k == stop or cost > self.options.max_batch or real_counts[k] != real_counts[start]:
                 chunks.append(slice(start, k))
                 start = k
         return chunks

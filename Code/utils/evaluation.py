@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils import augment
+from utils import augment, processes
 from utils.data import RealData
 from utils.draws import Draws
 from utils.networks import get_network
@@ -82,12 +82,13 @@ def evaluate(images: Tensor, labels: Tensor, data: RealData, model: str, options
     run, so that its draws are its own.
     """
     images, labels = images.to(data.device, data.dtype), labels.to(data.device)
-    accuracies = []
-    for turn in range(options.num_eval):
+    accuracies = torch.zeros(options.num_eval, dtype=torch.float64)
+    for turn in filter(processes.own, range(options.num_eval)):
         channel, *size = data.image_shape
         seed = draws.network_seed("evaluation", model, *place, turn)
         network = get_network(model, channel, data.num_classes, tuple(size), seed)
         network.to(data.device, data.dtype, memory_format=memory_format(data.device))
         train(network, images, labels, options, draws.evaluation(model, *place, turn), on_epoch)
-        accuracies.append(test(network, data, options.max_batch))
-    return accuracies
+        accuracies[turn] = test(network, data, options.max_batch)
+    processes.add_up(accuracies)
+    return accuracies.tolist()

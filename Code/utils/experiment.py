@@ -1,8 +1,10 @@
 """A run: the experiments of one command line, each distilled, evaluated and saved."""
 
+import contextlib
 import platform
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,27 +13,51 @@ import torch
 import torchvision
 from torch import Tensor
 
+from utils import checkpoint, device, evaluation, logs, options, processes, storage
 from utils import data as datasets
-from utils import device, evaluation, logs, options, storage
 from utils.data import RealData
 from utils.distill import Distillation
-from utils.errors import in_one_line
+from utils.errors import UserError
+from utils.interrupts import Interrupts, Stopped
 
 
 def main(description: str, **defaults) -> None:
-    """An entry script: parses the command line, runs it, and turns bad input into one line and exit code 2."""
-    with in_one_line():
+    """An entry script: parses the command line and runs it."""
+    with reported():
         run(options.parse(description, **defaults))
 
 
+@contextlib.contextmanager
+def reported():
+    """Around a whole script: bad input and signals end it with one line and the exit code that belongs to them."""
+    try:
+        yield
+    except (UserError, processes.Lost) as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except Stopped as stopped:
+        if processes.rank() == 0:
+            print(f"{Path(sys.argv[0]).name}: {stopped}", file=sys.stderr)
+        sys.exit(stopped.exit_code)
+    except KeyboardInterrupt:  # before `Interrupts` was there to note it, so nothing was at work
+        sys.exit(130)
+
+
 def run(args) -> "Record":
-    """Runs all experiments of a parsed command line and returns what they left."""
+    """Runs all experiments of a parsed command line, or what is left of them, and returns what they left."""
     device.keep_freed_memory()
-    data = load_data(args)
-    record = Record(args, data)
-    for experiment in range(args.num_exp):
-        distil(data, args, experiment, record)
-    record.report()
+    with processes.joined(device.choose(args.device)), device.memory_explained(args.max_batch):
+        with processes.first_goes_first():
+            data = load_data(args)
+        record = Record(args, data)
+        with storage.locked(record.folder), Interrupts() as interrupts:
+            state = processes.first_decides(
+                lambda: checkpoint.find(record.folder, args.resume, record.options, options.FREE_ON_RESUME))
+            record.begin(state)
+            for experiment in range(state["experiment"] if state else 0, args.num_exp):
+                distil(experiment, record, interrupts, state)
+                state = None
+            record.end()
     return record
 
 
@@ -40,21 +66,55 @@ def load_data(args) -> RealData:
     return datasets.load(args.dataset, args.data_path, device.choose(args.device), args.im_size, args.zca, args.seed)
 
 
-def distil(data: RealData, args, experiment: int, record: "Record") -> None:
-    """One experiment: --Iteration updates, evaluated on the way and at the end."""
-    begun = time.monotonic()
-    distillation = Distillation(data, args, experiment)
-    with logs.Progress(f"experiment {experiment + 1}/{args.num_exp}", args.Iteration,
-                       images_per_step=distillation.images_per_step()) as progress:
-        for iteration in range(args.Iteration + 1):
-            if iteration == args.Iteration or (iteration and iteration % args.eval_interval == 0):
+def distil(experiment: int, record: "Record", interrupts: Interrupts, state: dict | None) -> None:
+    """One experiment: --Iteration updates, evaluated on the way and at the end.
+
+    state: the checkpoint to go on from, if it is one of this experiment.
+    """
+    args = record.args
+    first, begun = 0, time.monotonic()
+    distillation = Distillation(record.data, args, experiment)
+    if state and state["distillation"]:
+        with checkpoint.fitting():
+            distillation.restore(state["distillation"])
+        first, begun = state["iteration"], begun - state["seconds"]
+
+    progress = logs.Progress(f"experiment {experiment + 1}/{args.num_exp}", args.Iteration - first,
+                             images_per_step=distillation.images_per_step())
+
+    def seconds() -> float:
+        return time.monotonic() - begun - progress.paused_for  # without evaluations
+
+    def save(iteration: int) -> None:
+        distillation.check()
+        record.checkpoint(experiment, iteration, seconds(), distillation.state())
+
+    with progress:
+        for iteration in range(first, args.Iteration + 1):
+            due = iteration == args.Iteration or (iteration and iteration % args.eval_interval == 0)
+            if due and not record.has(experiment, iteration):
+                save(iteration)
                 with progress.paused():
-                    seconds = time.monotonic() - begun - progress.paused_for  # without earlier evaluations
-                    record.evaluate(distillation, experiment, iteration, seconds)
+                    record.evaluate(distillation, experiment, iteration, seconds(), interrupts.check)
                 distillation.pool.reset_accuracies()
+                if iteration < args.Iteration:
+                    save(iteration)
             if iteration < args.Iteration:
                 terms = distillation.step(iteration)
-                progress.update(lambda terms=terms: {name: value.item() for name, value in terms.items()})
+                progress.update(lambda terms=terms: shown(distillation, terms))
+                stopping = processes.agree(interrupts.received)
+                if stopping or record.checkpoint_is_due():
+                    save(iteration + 1)
+                if stopping:
+                    processes.agree(0)  # that the first has written
+                    raise Stopped(stopping)
+    record.checkpoint(experiment + 1)
+
+
+def shown(distillation: Distillation, terms: dict[str, Tensor]) -> dict[str, float]:
+    """The numbers of a progress line. While the device is waited for, losses that are not finite are found, too."""
+    distillation.check()
+    return {name: value.item() for name, value in terms.items()}
 
 
 def run_name(args) -> str:
@@ -76,30 +136,80 @@ class Record:
         self.set_path = args.save_path / f"res_{self.name}.pt"
         self.best_path = args.save_path / f"res_{self.name}_best.pt"
         self.metrics_path = self.folder / "metrics.jsonl"
-        storage.write_whole(self.metrics_path, lambda file: None)
         self.last: list[Entry] = []
         self.best: list[Entry] = []
-        self.options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+        self.metrics: list[dict] = []
+        self.options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()
+                        if key != "resume"}  # a resumed run leaves the same set
         self.versions = {"python": platform.python_version(), "torch": str(torch.__version__),
                          "torchvision": torchvision.__version__, "numpy": np.__version__}
+        self.tensorboard = None
+        self.saved = time.monotonic()
+
+    def begin(self, state: dict | None) -> None:
+        """Makes the folder ready for a new run, or puts it back to where the checkpoint `state` was written."""
+        if not state:
+            checkpoint.remove(self.folder)
+        storage.remove_temporary(self.folder, "*")
+        storage.remove_temporary(self.args.save_path, self.set_path.name, self.best_path.name,
+                                 f"vis_{self.name}_exp*_iter*.png")
         storage.write_json(self.folder / "options.json", {
             "command": sys.argv, "options": self.options, "versions": self.versions,
-            "machine": device.describe(data.device), "date": time.strftime("%Y-%m-%d")})
-        self.tensorboard = None
-        if args.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-            self.tensorboard = SummaryWriter(self.folder)
+            "machine": device.describe(self.data.device), "date": time.strftime("%Y-%m-%d")})
+        if state:
+            with checkpoint.fitting():
+                self.last, self.best = ([Entry(**entry) for entry in state[kind]] for kind in ("last", "best"))
+            self.metrics = state["metrics"]
+            print(f"resumed: {state['experiment']} of {self.args.num_exp} experiments are finished, the next is at "
+                  f"iteration {state['iteration']}", flush=True)
+        storage.write_json_lines(self.metrics_path, self.metrics)
+        if self.last:
+            self._save_sets()
+        if self.args.tensorboard:
+            self._begin_tensorboard()
 
-    def evaluate(self, distillation: Distillation, experiment: int, iteration: int, seconds: float) -> None:
+    @processes.first_only
+    def _begin_tensorboard(self) -> None:
+        """Its records are written anew, so that a resumed run has no point twice."""
+        from torch.utils.tensorboard import SummaryWriter
+        for path in self.folder.glob("events.out.tfevents.*"):
+            path.unlink()
+        self.tensorboard = SummaryWriter(self.folder)
+        for line in self.metrics:
+            self._add_point(line)
+
+    def has(self, experiment: int, iteration: int) -> bool:
+        """Whether this set has been evaluated."""
+        return len(self.last) > experiment and self.last[experiment].iteration == iteration
+
+    def checkpoint_is_due(self) -> bool:
+        return time.monotonic() - self.saved >= 60 * self.args.checkpoint_minutes
+
+    def checkpoint(self, experiment: int, iteration: int = 0, seconds: float = 0.0,
+                   distillation: dict | None = None) -> None:
+        """Keeps all that is needed to go on with this experiment after `iteration` updates (None: from its start)."""
+        checkpoint.write(self.folder, {
+            "options": self.options, "experiment": experiment, "iteration": iteration, "seconds": seconds,
+            "distillation": distillation, "metrics": self.metrics,
+            "last": [vars(entry) for entry in self.last], "best": [vars(entry) for entry in self.best]})
+        self.saved = time.monotonic()
+
+    def evaluate(self, distillation: Distillation, experiment: int, iteration: int, seconds: float,
+                 on_epoch: Callable[[], None]) -> None:
         """Evaluates the current set and saves it: as the last, and as the best where it is."""
         args, data = self.args, self.data
         stored = distillation.images.flatten(0, 1).float().cpu()
         labels = torch.arange(data.num_classes).repeat_interleave(args.ipc)
         images, targets = storage.expand(stored, labels, 2 if args.aug else 1)
-        epochs = len(self.models) * args.num_eval * (args.epoch_eval_train + 1)
+        networks = len(self.models) * sum(processes.own(turn) for turn in range(args.num_eval))
+        epochs = networks * (args.epoch_eval_train + 1)
         with logs.Progress(f"evaluation at iteration {iteration}", epochs, unit="epoch") as progress:
+            def count_epoch():
+                progress.update()
+                on_epoch()
+
             accuracies = {model: evaluation.evaluate(images, targets, data, model, args, distillation.draws,
-                                                     (iteration,), on_epoch=progress.update)
+                                                     (iteration,), count_epoch)
                           for model in self.models}
         self._keep(Entry(stored.clone(), labels, iteration, accuracies), experiment)
         storage.save_picture(self.picture_path(experiment, iteration), data.pixels(stored), args.ipc)
@@ -112,23 +222,30 @@ class Record:
         self.last[experiment] = entry
         if entry.mean() > self.best[experiment].mean():
             self.best[experiment] = entry
+        self._save_sets()
+
+    def _save_sets(self) -> None:
         storage.save(self.set_path, self._contents(self.last, "last"))
         storage.save(self.best_path, self._contents(self.best, "best on test accuracy"))
 
     def _log(self, experiment: int, seconds: float) -> None:
         entry, best = self.last[experiment], self.best[experiment]
         for model, accuracies in entry.accuracies.items():
-            storage.append_json(self.metrics_path, {
+            self.metrics.append({
                 "experiment": experiment, "iteration": entry.iteration, "model": model, "accuracies": accuracies,
                 "mean": float(np.mean(accuracies)), "std": float(np.std(accuracies)),
                 "best_mean": float(np.mean(best.accuracies[model])), "best_iteration": best.iteration,
                 "seconds": round(seconds, 1)})
-            if self.tensorboard:
-                tag = f"accuracy/{model}/experiment{experiment}"
-                self.tensorboard.add_scalar(tag, float(np.mean(accuracies)), entry.iteration)
-                self.tensorboard.flush()
+            self._add_point(self.metrics[-1])
             print(f"experiment {experiment + 1}/{self.args.num_exp} iteration {entry.iteration}: {percent(accuracies)} "
                   f"({len(accuracies)} {model}), {logs.clock(seconds)}", flush=True)
+        storage.write_json_lines(self.metrics_path, self.metrics)
+
+    def _add_point(self, line: dict) -> None:
+        if self.tensorboard:
+            tag = f"accuracy/{line['model']}/experiment{line['experiment']}"
+            self.tensorboard.add_scalar(tag, line["mean"], line["iteration"])
+            self.tensorboard.flush()
 
     def _contents(self, entries: list["Entry"], chosen: str) -> dict:
         args, data = self.args, self.data
@@ -150,8 +267,9 @@ class Record:
     def picture_path(self, experiment: int, iteration: int) -> Path:
         return self.args.save_path / f"vis_{self.name}_exp{experiment}_iter{iteration}.png"
 
-    def report(self) -> None:
-        """The closing lines: the result, the best beside it, and where the files are."""
+    def end(self) -> None:
+        """Drops the checkpoint before the last, and prints the result, the best beside it, and where the files are."""
+        checkpoint.remove(self.folder, (checkpoint.PREVIOUS,))
         for model in self.models:
             last, best = self.accuracies(self.last, model), self.accuracies(self.best, model)
             print(f"result: {percent(last)} (last iteration, {len(last)} {model} over {len(self.last)} experiments)")

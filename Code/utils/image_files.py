@@ -181,7 +181,7 @@ def load_cached(tree: Tree, listing: Listing, channels: int, size: int, cache: P
         pass
     train, test = (decode(tree, split, channels, size) for split in names)
     try:
-        storage.save(cache, {"key": key, "train": train, "test": test})
-    except OSError as error:
-        print(f"note: cannot cache the decoded images in {cache} ({error.strerror})", file=sys.stderr)
+        storage.write_whole(cache, lambda file: torch.save({"key": key, "train": train, "test": test}, file))
+    except (UserError, RuntimeError):  # torch.save turns what the system refuses into RuntimeError
+        print(f"note: {cache} cannot be written, so the images will be decoded at each start", file=sys.stderr)
     return train, test

@@ -11,6 +11,9 @@ from utils.errors import UserError
 DEAD_FLAGS = ("net_train_real", "mismatch_lambda", "dis_metric", "inner_loop", "last", "mismatch_type",
               "weight_layer_index", "conf_path", "local_num", "local_weight")
 
+# Flags that leave the result as it is (but for rounding), so that they may change where a run is resumed.
+FREE_ON_RESUME = ("data_path", "save_path", "device", "max_batch", "resume", "checkpoint_minutes", "tensorboard")
+
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line."""
@@ -187,6 +190,10 @@ def _add_pool(parser: Parser):
 def _add_run(parser: Parser):
     flag = parser.add_argument_group("run").add_argument
     flag("--eval_interval", type=integer(1), default=100, help="iterations between evaluations")
+    flag("--checkpoint_minutes", type=_number(0), default=10.0,
+         help="minutes between checkpoints; there is one around each evaluation, too")
+    flag("--resume", metavar="PATH", help="go on from this checkpoint, or auto: from the last in the result folder, "
+                                          "if there is one")
     flag("--tensorboard", action="store_true", help="also write TensorBoard records")
 
 

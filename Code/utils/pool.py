@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils import processes
 from utils.data import RealData
 from utils.draws import Draws
 from utils.networks import get_network
@@ -29,6 +30,22 @@ class Member:
     def reset_accuracy(self):
         self.correct, self.seen = torch.zeros_like(self.correct), 0
 
+    def trained(self) -> list[Tensor]:
+        """What training changes, for `processes.share`: weights, momentum and the count of right answers."""
+        weights = list(self.network.parameters())
+        momentum = [self.optimizer.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
+                    for weight in weights if self.optimizer.defaults["momentum"]]
+        return [weight.detach() for weight in weights] + momentum + [self.correct]
+
+    def state(self) -> dict:
+        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "correct": self.correct, "seen": self.seen}
+
+    def restore(self, state: dict):
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.correct, self.seen = state["correct"].to(self.correct), state["seen"]
+
 
 class Pool:
     """A queue of networks: it starts with three, grows at intervals, and drops its oldest when full."""
@@ -39,6 +56,18 @@ class Pool:
         self.members: list[Member] = []
         for _ in range(min(START_SIZE, options.net_num)):
             self._add()
+
+    def state(self) -> dict:
+        """What a checkpoint keeps of the pool."""
+        return {"created": self.created, "members": [member.state() for member in self.members]}
+
+    def restore(self, state: dict):
+        """Goes back to a `state()`; the weights that fresh members start with are overwritten."""
+        self.members.clear()
+        for member in state["members"]:
+            self._add()
+            self.members[-1].restore(member)
+        self.created = state["created"]
 
     def _add(self):
         options, data = self.options, self.data
@@ -77,8 +106,11 @@ class Pool:
     def train(self, iteration: int) -> Tensor:
         """Trains --fetch_net_num networks for --model_train_steps steps; returns their accuracy in percent."""
         chosen = self.draws.trained_networks(iteration, len(self.members), self.options.fetch_net_num)
+        for turn in filter(processes.own, range(len(chosen))):
+            self._train(self.members[chosen[turn]], iteration, turn)
         for turn, k in enumerate(chosen):
-            self._train(self.members[k], iteration, turn)
+            processes.share(self.members[k].trained, turn)
+            self.members[k].seen += self.options.model_train_steps * min(self.options.trained_bs, len(self.data.labels))
         return torch.stack([self.members[k].accuracy() for k in chosen]).mean()
 
     def _train(self, member: Member, iteration: int, turn: int):
@@ -92,7 +124,6 @@ class Pool:
             F.cross_entropy(logits, labels).backward()
             member.optimizer.step()
             member.correct += (logits.detach().argmax(dim=1) == labels).sum()
-            member.seen += len(labels)
 
 
 def memory_format(device: torch.device) -> torch.memory_format:

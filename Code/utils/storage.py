@@ -1,5 +1,11 @@
-"""Files: synthetic sets (.pt), pictures, and the records of a run. Every file appears whole or not at all."""
+"""Files: synthetic sets (.pt), pictures, and the records of a run. Every file appears whole or not at all.
 
+Where several processes share a run, the first one writes its files.
+"""
+
+import contextlib
+import fcntl
+import io
 import json
 import os
 import tempfile
@@ -10,24 +16,66 @@ import torch
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
-from utils import augment, unpickle
+from utils import augment, processes, unpickle
 from utils.errors import UserError, reason
 from utils.normalisation import Whitening, to_pixels
 
 
+@processes.first_only
 def write_whole(path: Path, write) -> None:
-    """Calls `write(file)` on a temporary file beside `path`, then renames it into place."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Calls `write(file)` on a temporary file beside `path`, then renames it into place.
+
+    Raises UserError where the file cannot be written; what was there before stays.
+    """
+    with _writing(path):
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def _writing(path: Path):
+    """Around writing to `path`: what the system refuses (a full disk, a vanished folder) becomes a UserError."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); make room or put the folder right, "
+                        "then continue with --resume auto") from None
+
+
+@contextlib.contextmanager
+def locked(folder: Path):
+    """Holds a folder against other runs. The lock is the system's, which drops it however a process ends."""
+    if processes.rank() > 0:
+        yield
+        return
+    with _writing(folder / "lock"):
+        file = (folder / "lock").open("a")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"--save_path: another run is writing to {folder}; wait for its end or choose another "
+                            "folder") from None
+        except OSError as error:
+            print(f"note: {folder} cannot be locked ({error.strerror}); start only one run there", flush=True)
+        yield
+
+
+@processes.first_only
+def remove_temporary(folder: Path, *names: str) -> None:
+    """Removes what `write_whole` left where a process was killed; `names` are patterns of final names."""
+    for name in names:
+        for path in folder.glob(f".{name}.????????"):
+            path.unlink()
 
 
 def make_folder(path: Path) -> Path:
@@ -43,7 +91,9 @@ def make_folder(path: Path) -> Path:
 
 def save(path: Path, record: dict) -> None:
     """Writes a set: {"data": [[images, labels], ...], "accs_all_exps": {...}, "meta": {...}}."""
-    write_whole(path, lambda file: torch.save(record, file))
+    content = io.BytesIO()  # because torch.save on a file hides why the file could not be written
+    torch.save(record, content)
+    write_whole(path, lambda file: file.write(content.getbuffer()))
 
 
 def load(path: str | Path) -> dict:
@@ -135,6 +185,10 @@ def append_json(path: Path, content: dict) -> None:
     """Appends one line to a JSON-lines file."""
     with path.open("a") as file:
         file.write(json.dumps(content) + "\n")
+
+
+def write_json_lines(path: Path, lines: list[dict]) -> None:
+    write_whole(path, lambda file: file.write("".join(json.dumps(line) + "\n" for line in lines).encode()))
 
 
 def read_json_lines(path: Path) -> list[dict]:

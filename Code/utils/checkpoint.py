@@ -1,0 +1,137 @@
+"""Checkpoints: all that a run needs in order to go on after it was stopped or killed, at whatever moment.
+
+A run keeps the last two in its folder. A file is one line of text with the SHA-256 of what follows, and then
+what torch.save writes. It holds no random state, because draws have none (draws.py).
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+from pathlib import Path
+
+import torch
+
+from utils import processes, storage
+from utils.errors import UserError, reason
+
+# Newest first. The first is there only where a run was killed between the two renames of `write`.
+NAMES = NEW, LAST, PREVIOUS = "checkpoint_new.pt", "checkpoint.pt", "checkpoint_previous.pt"
+CONTENT = {"options": dict, "experiment": int, "iteration": int, "seconds": float, "distillation": dict | None,
+           "last": list, "best": list, "metrics": list}
+
+
+@processes.first_only
+def write(folder: Path, state: dict) -> None:
+    """Writes a folder's last checkpoint; the one that was the last becomes the one before.
+
+    At every moment at least one whole checkpoint bears one of NAMES, once there was one.
+    """
+    storage.write_whole(folder / NEW, lambda file: file.write(encode(state)))
+    if (folder / LAST).exists():
+        os.replace(folder / LAST, folder / PREVIOUS)
+    os.replace(folder / NEW, folder / LAST)
+
+
+def encode(state: dict) -> bytes:
+    """The bytes of a checkpoint file."""
+    content = io.BytesIO()
+    torch.save(state, content)
+    return header(content.getbuffer()) + content.getbuffer()
+
+
+def header(content) -> bytes:
+    """The line before the content that torch.save wrote."""
+    return b"BACON checkpoint 1, SHA-256 " + hashlib.sha256(content).hexdigest().encode() + b"\n"
+
+
+def read(path: Path) -> dict:
+    """A checkpoint, tensors on the CPU. Nothing in it is executed. UserError where it is missing or damaged."""
+    try:
+        content = memoryview(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    length = len(header(b""))
+    if content[:length] != header(content[length:]):
+        raise UserError(f"{path}: damaged, or not a checkpoint (its checksum does not match)")
+    try:
+        state = torch.load(io.BytesIO(content[length:]), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever torch.load makes of bytes that someone forged
+        raise UserError(f"{path}: not a checkpoint ({reason(error)})") from None
+    if not isinstance(state, dict) or state.keys() != CONTENT.keys() or not all(
+            isinstance(state[name], kind) for name, kind in CONTENT.items()):
+        raise UserError(f"{path}: not a checkpoint of this version")
+    return state
+
+
+@contextlib.contextmanager
+def fitting():
+    """Around putting a checkpoint's content in place: what goes wrong becomes a UserError.
+
+    Its checksum was right, so then it was forged or comes from another version.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"--resume: the checkpoint does not fit this run ({reason(error)})") from None
+
+
+def find(folder: Path, resume: str | None, options: dict, free: tuple[str, ...]) -> dict | None:
+    """The state to go on from, or None to start anew.
+
+    resume: "auto" for what `folder` holds, a path, or None, which refuses to overwrite an unfinished run.
+    Where the newest checkpoint is damaged, the one before is taken and a line says so. Options outside
+    `free` must be those of the checkpoint. Raises UserError.
+    """
+    path = folder / NEW if resume in (None, "auto") else Path(resume)
+    names = NAMES[NAMES.index(path.name):] if path.name in NAMES else [path.name]
+    present = [path.with_name(name) for name in names if path.with_name(name).exists()]
+    if not present:
+        if resume in (None, "auto"):
+            return None
+        raise UserError(f"--resume {path}: no such file")
+    if resume is None:
+        _refuse_unfinished(folder, present)
+        return None
+    state, used = _newest_whole(present)
+    _compare(state["options"], options, free, used)
+    return state
+
+
+@processes.first_only
+def remove(folder: Path, names: tuple[str, ...] = NAMES) -> None:
+    """Removes checkpoints that nobody needs any more."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _newest_whole(paths: list[Path]) -> tuple[dict, Path]:
+    for path in paths:
+        try:
+            return read(path), path
+        except UserError as error:
+            if path == paths[-1]:
+                raise UserError(f"--resume: {error}; there is no older checkpoint: start anew with another "
+                                "--save_path") from None
+            print(f"note: {error}; going on from the checkpoint before", flush=True)
+
+
+def _refuse_unfinished(folder: Path, present: list[Path]) -> None:
+    """A run of hours is not to be lost because the command was repeated without --resume."""
+    try:
+        state = read(present[0])
+        finished = state["experiment"] == state["options"].get("num_exp")
+    except UserError:
+        finished = False
+    if not finished:
+        raise UserError(f"--save_path: {folder} holds an unfinished run; continue it with --resume auto, or choose "
+                        "another folder, or delete that one")
+
+
+def _compare(saved: dict, current: dict, free: tuple[str, ...], path: Path) -> None:
+    differ = sorted(name for name in saved.keys() | current.keys()
+                    if name not in free and saved.get(name) != current.get(name))
+    if differ:
+        words = ", ".join(f"--{name} {saved.get(name)} (not {current.get(name)})" for name in differ)
+        raise UserError(f"--resume: {path} was made with {words}; leave these as they were, or start a new run with "
+                        "another --save_path")

@@ -1,0 +1,54 @@
+"""Signals: a run that is asked to end finishes its iteration, keeps its work and says how to go on."""
+
+import os
+import shlex
+import signal
+import sys
+
+from utils import processes
+
+# SLURM sends SIGTERM before it preempts, and SIGUSR1 where a job asks for that with --signal.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class Stopped(Exception):
+    """A run ended because of a signal. Its exit code is that of a process that the signal ended."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}; continue with: {resume_command()}")
+        self.exit_code = 128 + number
+
+
+class Interrupts:
+    """While this context lasts, the first signal is noted for `check`; after it, Ctrl-C ends the process at once."""
+
+    def __init__(self):
+        self.received = 0
+
+    def __enter__(self):
+        self.before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame):
+        self.received = self.received or number
+        if processes.count() > 1:  # torchrun passes on what the terminal has already sent
+            return
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.write(2, b"stopping as soon as the work is kept; Ctrl-C stops at once\n")  # print is not for signal handlers
+
+    def check(self):
+        """Raises Stopped if a signal has come."""
+        if self.received:
+            raise Stopped(self.received)
+
+
+def resume_command() -> str:
+    """The command line that continues this run."""
+    words = sys.orig_argv
+    if processes.count() > 1:
+        words = ["torchrun", f"--nproc_per_node={processes.count()}", *sys.argv]
+    return shlex.join(words if words[-2:] == ["--resume", "auto"] else [*words, "--resume", "auto"])

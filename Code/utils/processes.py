@@ -1,0 +1,134 @@
+"""Several processes: `torchrun --nproc_per_node=N BACON_*.py ...` shares the work of a run among N of them.
+
+Draws are pure functions, so every process makes the same ones and no image is ever sent: a process computes the
+gradients of its own classes, trains its own networks of the pool, and evaluates its own share of networks, and
+sums and broadcasts give everyone the rest. All hold the same state; the first one writes the files. In a run of
+one process, nothing here does anything.
+"""
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from utils.errors import UserError, reason
+
+PATIENCE = timedelta(days=1)  # an evaluation that others wait for takes long; a process that ends is noticed at once
+
+
+class Lost(Exception):
+    """Another process of the run has ended, so this one cannot go on."""
+
+    exit_code = 1
+
+
+def count() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+@contextlib.contextmanager
+def joined(device: torch.device):
+    """Around a run: joins the other processes that torchrun started, if it did. Only the first one prints."""
+    if "WORLD_SIZE" not in os.environ:
+        yield
+        return
+    backend = "cpu:gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        backend = "cpu:gloo,cuda:nccl"
+    with _others_alive():
+        dist.init_process_group(backend, timeout=PATIENCE)
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if rank() else sys.stdout):
+        yield
+    dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _others_alive():
+    try:
+        yield
+    except RuntimeError as error:
+        raise Lost(f"process {rank()}: another process of this run has ended ({reason(error)}); continue with --resume "
+                   "auto and any number of processes") from None
+
+
+def own_classes(classes: int) -> slice:
+    """The classes whose gradients this process computes. UserError where there are fewer than processes."""
+    if count() > classes:
+        raise UserError(f"torchrun: {count()} processes cannot share {classes} classes; start at most {classes}")
+    return slice(classes * rank() // count(), classes * (rank() + 1) // count())
+
+
+def own(turn: int) -> bool:
+    """Whether the turn-th of several equal pieces of work is this process's."""
+    return turn % count() == rank()
+
+
+def add_up(*tensors: Tensor) -> None:
+    """Replaces each tensor by its sum over the processes."""
+    if count() > 1:
+        with _others_alive():
+            for tensor in tensors:
+                dist.all_reduce(tensor)
+
+
+def share(list_tensors: Callable[[], list[Tensor]], turn: int) -> None:
+    """Gives everyone the tensors of the process that did the turn-th piece of work, in one message."""
+    if count() > 1:
+        tensors = list_tensors()
+        message = torch.cat([tensor.flatten() for tensor in tensors])
+        with _others_alive():
+            dist.broadcast(message, turn % count())
+        for tensor, part in zip(tensors, message.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def agree(number: int) -> int:
+    """The largest of the processes' numbers. On the CPU, so that a GPU is not waited for."""
+    if count() == 1:
+        return number
+    numbers = torch.tensor(number)
+    with _others_alive():
+        dist.all_reduce(numbers, dist.ReduceOp.MAX)
+    return int(numbers)
+
+
+def first_only(function: Callable[..., None]) -> Callable[..., None]:
+    """Decorates what only the first process is to do, such as writing a file."""
+
+    @functools.wraps(function)
+    def only(*arguments, **named) -> None:
+        if rank() == 0:
+            function(*arguments, **named)
+
+    return only
+
+
+@contextlib.contextmanager
+def first_goes_first():
+    """The others do this when the first has done it, so that they find what it downloaded."""
+    if rank() > 0:
+        agree(0)
+    yield
+    if rank() == 0:
+        agree(0)
+
+
+def first_decides(decide: Callable[[], object]):
+    """What `decide` returns in the first process, which alone calls it."""
+    if count() == 1:
+        return decide()
+    answer = [decide() if rank() == 0 else None]
+    with _others_alive():
+        dist.broadcast_object_list(answer, 0, device=torch.device("cpu"))
+    return answer[0]

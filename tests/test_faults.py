@@ -1,0 +1,165 @@
+"""What goes wrong while a run works: it ends with one line, and what was kept before stays whole."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+import children
+from conftest import TINY
+from utils import checkpoint, losses
+from utils.distill import Distillation
+
+RUN = "BACON_digits_ConvNetW32_1ipc"
+FLAGS = [*TINY, "--Iteration", 4, "--eval_interval", 2, "--num_eval", 1, "--save_path", "result"]
+OFTEN = [*FLAGS, "--checkpoint_minutes", 0]
+RESUME = [*FLAGS, "--resume", "auto"]
+
+
+def error_line(child):
+    line, = child.error().splitlines()
+    assert line.startswith("BACON_digits.py: error: ")
+    return line
+
+
+def last_checkpoint(folder):
+    return checkpoint.read(folder / "result" / RUN / checkpoint.LAST)
+
+
+def hidden_files(folder):
+    return [path.name for path in folder.rglob(".*")]
+
+
+def fill_disk(event):
+    """No file can grow beyond 6,000 bytes: a disk that is full in the middle of a write."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+
+
+@pytest.mark.parametrize("kind, nth, named", [
+    ("flush checkpoint_new", 2, "checkpoint_new.pt"), ("picture", 1, f"vis_{RUN}_exp0_iter2.png"),
+    ("step of evaluation", 2, f"res_{RUN}.pt")])
+def test_full_disk(kind, nth, named, tmp_path):
+    child = children.run(tmp_path, *OFTEN, expect=2, prepare=children.Events(fill_disk, kind, nth))
+    assert named in error_line(child) and "--resume auto" in error_line(child)
+    assert last_checkpoint(tmp_path)["iteration"] >= 1 and not hidden_files(tmp_path)
+    assert "result:" in children.run(tmp_path, *RESUME).output()
+
+
+def lose_folder(event):
+    shutil.move("result", "elsewhere")
+
+
+def replace_folder(event):
+    lose_folder(event)
+    Path("result").write_text("a file")
+
+
+@pytest.mark.parametrize("act", [lose_folder, replace_folder])
+def test_vanished_folder(act, tmp_path):
+    child = children.run(tmp_path, *OFTEN, expect=2, prepare=children.Events(act, "pool training", 4))
+    assert f"result/{RUN}" in error_line(child)
+    children.run(tmp_path, *FLAGS, "--save_path", "elsewhere", "--resume", "auto")
+
+
+def break_loss(class_name: int, value: float):
+    """Makes the total variation of one class this value, from the second iteration on."""
+    original, calls = losses.total_variation, []
+
+    def broken(z_syn, z_real):
+        calls.append(1)
+        terms = original(z_syn, z_real)
+        wrong = torch.arange(len(terms)) == class_name
+        return torch.where(wrong, value, terms) if len(calls) > 1 else terms
+
+    losses.total_variation = broken
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("minutes", [0, 1000])
+def test_loss_that_is_not_finite(value, minutes, tmp_path):
+    child = children.run(tmp_path, *FLAGS, "--Iteration", 10, "--eval_interval", 5, "--checkpoint_minutes", minutes,
+                         "--max_batch", 1000, prepare=partial(break_loss, 3, value), expect=2)
+    line = error_line(child)
+    assert "iteration 1:" in line and "class '3'" in line and f"tv {value:g}" in line and "nll " in line
+    kept = list((tmp_path / "result").rglob("checkpoint*.pt"))
+    assert len(kept) == (minutes == 0)
+    assert all(checkpoint.read(path)["iteration"] == 1 for path in kept)
+
+
+def test_images_that_are_not_finite_are_not_kept(tmp_path):
+    """A step so long that the images overflow, although the loss before it was finite."""
+    child = children.run(tmp_path, *OFTEN, "--optim", "adam", "--lr_img", 1e38, expect=2)
+    assert "iteration 0:" in error_line(child) and "--lr_img" in error_line(child)
+    assert not list((tmp_path / "result").rglob("checkpoint*.pt"))
+
+
+def test_iterations_do_not_wait_for_the_device(digits, make_options, monkeypatch):
+    """No value is brought to the host in an iteration, which on a GPU would stall it; only `check` does that."""
+    distillation = Distillation(digits(), make_options("--syn_ce", "--net_decay", "--aug"))
+    distillation.step(0)
+
+    def refuse(*_, **__):
+        raise AssertionError("an iteration reads a value off the device")
+
+    for name in ("item", "cpu", "tolist", "numpy", "__bool__", "__float__", "__int__"):
+        monkeypatch.setattr(torch.Tensor, name, refuse)
+    for iteration in range(1, 4):
+        distillation.step(iteration)
+    with pytest.raises(AssertionError):
+        distillation.check()
+
+
+def take_memory(event):
+    """Leaves this process 20 MB more than it has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + 20_000_000
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def test_out_of_memory(tmp_path):
+    child = children.run(tmp_path, *OFTEN, "--trained_bs", 1400, expect=2,
+                         prepare=children.Events(take_memory, "pool training"))
+    assert "out of memory" in error_line(child) and "--max_batch (now 512)" in error_line(child)
+
+
+def stop(event):
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def test_second_run_on_a_folder_is_refused(tmp_path):
+    """By a lock that the system drops with the process, so that a killed run does not lock its own resumption out."""
+    first = children.start(tmp_path, *OFTEN, prepare=children.Events(stop, "pool training", 3))
+    deadline = time.monotonic() + 60
+    while "State:\tT" not in Path(f"/proc/{first.process.pid}/status").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    (tmp_path / "second").mkdir()
+    flags = ["--save_path", tmp_path / "result", "--resume", "auto"]
+    child = children.run(tmp_path / "second", *OFTEN, *flags, expect=2)
+    assert "another run is writing to" in error_line(child) and str(tmp_path / "result") in error_line(child)
+    children.run(tmp_path / "second", *OFTEN, *flags, "--ipc", 2)
+    first.process.kill()
+    assert first.wait() == -9
+    children.run(tmp_path, *RESUME)
+
+
+def wild_clock():
+    """The time of day jumps by up to a year in both directions at each look."""
+    jumps = iter(range(10**9))
+    original = time.time
+    time.time = lambda: original() + (-1) ** next(jumps) * 3e7
+
+
+def test_clock_changes(tmp_path):
+    """What happens when, and how long it took, is asked of a clock that nobody sets."""
+    child = children.run(tmp_path, *FLAGS, prepare=wild_clock)
+    assert "result:" in child.output() and "evaluation" not in child.error()
+    lines = (tmp_path / "result" / RUN / "metrics.jsonl").read_text().splitlines()
+    assert all(0 <= json.loads(line)["seconds"] < 60 for line in lines)

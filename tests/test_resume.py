@@ -1,0 +1,294 @@
+"""A run that is killed or stopped at any moment goes on, and ends as if nothing had happened."""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import children
+from conftest import TINY
+from utils import checkpoint, storage
+from utils.distill import Distillation
+from utils.errors import UserError
+
+RUN = "BACON_digits_ConvNetW32_1ipc"
+FLAGS = [*TINY, "--num_exp", 2, "--Iteration", 4, "--eval_interval", 2, "--num_eval", 1, "--net_generate_interval", 2,
+         "--save_path", "result", "--checkpoint_minutes", 0]
+RESUME = [*FLAGS, "--resume", "auto"]
+
+
+def left(folder):
+    """All that a run leaves, by file name, without what tells of clocks and of the command line."""
+    files = {}
+    for path in sorted((folder / "result").rglob("*")):
+        name = str(path.relative_to(folder / "result"))
+        if path.name == "metrics.jsonl":
+            files[name] = [json.loads(line) | {"seconds": None} for line in path.read_text().splitlines()]
+        elif path.name == "options.json":
+            files[name] = json.loads(path.read_text()) | {"command": None, "date": None}
+        else:
+            files[name] = path.is_dir() or path.name == "checkpoint.pt" or path.read_bytes()
+    return files
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    children.run(folder, *FLAGS, prepare=children.Events())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """The folder of a run that was killed after the third iteration of its first experiment."""
+    folder = tmp_path_factory.mktemp("killed")
+    children.run(folder, *FLAGS, expect=-9, prepare=children.Events(children.kill, "step of experiment", 3))
+    return folder
+
+
+def checkpoints(folder):
+    return folder / "result" / RUN
+
+
+def test_whole_run_is_worth_killing(whole):
+    assert {path.split("/")[-1] for path in left(whole)} == {
+        RUN, "checkpoint.pt", "lock", "metrics.jsonl", "options.json", f"res_{RUN}.pt", f"res_{RUN}_best.pt",
+        *(f"vis_{RUN}_exp{e}_iter{i}.png" for e in (0, 1) for i in (2, 4))}
+    lines = left(whole)[f"{RUN}/metrics.jsonl"]
+    assert [(line["experiment"], line["iteration"]) for line in lines] == [(0, 2), (0, 4), (1, 2), (1, 4)]
+    assert len((whole / "events").read_text().splitlines()) > 100
+
+
+def test_checkpoints_do_not_change_a_run(whole, tmp_path):
+    children.run(tmp_path, *FLAGS, "--checkpoint_minutes", 1000)
+    ours, theirs = (storage.load(folder / "result" / f"res_{RUN}.pt")["data"] for folder in (tmp_path, whole))
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("kind, nth", [
+    ("flush checkpoint_new.pt", 10), ("rename to checkpoint.pt", 11), ("flush metrics", 3),
+    ("flush res_.*_best.pt", 2), ("flush vis_", 3), ("step of evaluation", 5), ("pool training", 10)])
+def test_killed_run_ends_as_if_nothing_had_happened(whole, kind, nth, tmp_path):
+    """Killed before the nth event of each kind; a file that is being written then is left half-written."""
+    child = children.run(tmp_path, *FLAGS, expect=-9, prepare=children.Events(children.kill, kind, nth))
+    assert "result:" not in child.output()
+    child = children.run(tmp_path, *RESUME)
+    assert "result:" in child.output() and not child.error()
+    assert left(tmp_path) == left(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("k", range(20))
+def test_killed_at_a_moment_of_the_clock(whole, k, tmp_path):
+    """About k twentieths through a run."""
+    begun = time.monotonic()
+    children.run(tmp_path / "timed", *FLAGS)
+    seconds = time.monotonic() - begun
+    child = children.start(tmp_path, *FLAGS)
+    time.sleep(seconds * (k + 0.5) / 20)
+    child.process.kill()
+    child.wait()
+    children.run(tmp_path, *RESUME)
+    assert left(tmp_path) == left(whole)
+
+
+def test_run_killed_again_and_again(whole, tmp_path):
+    """Every attempt gets a little further and is killed, until one reaches the end."""
+    attempts = 0
+    while children.start(tmp_path, *RESUME, prepare=children.Events(children.kill, nth=45)).wait():
+        attempts += 1
+        assert attempts < 20
+    assert attempts >= 3
+    assert left(tmp_path) == left(whole)
+
+
+@pytest.mark.parametrize("optim", ["sgd", "adam"])
+def test_checkpoint_holds_all_that_the_next_iteration_depends_on(digits, make_options, optim, tmp_path):
+    """Momentum, or Adam's two means; a pool that drops members; running accuracies."""
+    options = make_options("--optim", optim, "--net_num", 3, "--net_generate_interval", 1, "--net_decay", "--syn_ce")
+    whole, resumed = Distillation(digits(), options), Distillation(digits(), options)
+    for iteration in range(2):
+        whole.step(iteration)
+    torch.save(whole.state(), tmp_path / "state.pt")
+    resumed.restore(torch.load(tmp_path / "state.pt", weights_only=True))
+    for iteration in range(2, 4):
+        ours, theirs = resumed.step(iteration), whole.step(iteration)
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert torch.equal(resumed.images, whole.images)
+
+
+@pytest.mark.parametrize("number, code, kind, nth, iteration", [
+    (signal.SIGTERM, 143, "pool training", 3, 2), (signal.SIGINT, 130, "step of evaluation", 5, 4),
+    (signal.SIGUSR1, 138, "pool training", 1, 1)])
+def test_signal_keeps_the_work_and_says_how_to_go_on(whole, number, code, kind, nth, iteration, tmp_path):
+    """The iteration is finished; an evaluation is not, because it can take hours: it is done again."""
+    child = children.run(tmp_path, *FLAGS, "--checkpoint_minutes", 1000, expect=code,
+                         prepare=children.Events(children.send(number), kind, nth))
+    assert checkpoint.read(checkpoints(tmp_path) / checkpoint.LAST)["iteration"] == iteration
+    line = child.error().splitlines()[-1]
+    assert line.startswith(f"BACON_digits.py: stopped by {number.name}; continue with: python3 BACON_digits.py ")
+    children.run(tmp_path, *shlex.split(line.split("BACON_digits.py ")[-1]), "--checkpoint_minutes", 0)
+    assert left(tmp_path) == left(whole)
+
+
+def test_second_ctrl_c_ends_at_once(whole, tmp_path):
+    """Even while the first one's checkpoint is being written, of which then the one before stays whole."""
+    children.run(tmp_path, *FLAGS, expect=-signal.SIGINT, prepare=children.Events(
+        children.send(signal.SIGINT, signal.SIGINT), "flush checkpoint_new", 5))
+    assert checkpoint.read(checkpoints(tmp_path) / checkpoint.LAST)
+    children.run(tmp_path, *RESUME)
+    assert left(tmp_path) == left(whole)
+
+
+def copy(killed, tmp_path):
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
+    return checkpoints(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:len(content) // 2],
+                                    lambda content: content[:5000] + b"!" + content[5001:]],
+                         ids=["truncated", "changed"])
+def test_damaged_checkpoint_falls_back_to_the_one_before(whole, killed, damage, tmp_path):
+    last = copy(killed, tmp_path) / checkpoint.LAST
+    last.write_bytes(damage(last.read_bytes()))
+    child = children.run(tmp_path, *RESUME)
+    note, = [line for line in child.output().splitlines() if line.startswith("note: ")]
+    assert "checkpoint.pt: damaged" in note and "the checkpoint before" in note
+    assert left(tmp_path) == left(whole)
+
+
+def refused(tmp_path, *flags):
+    """The one line that a run says when it is refused, and that it touches nothing."""
+    def content():
+        return {path: path.read_bytes() for path in (tmp_path / "result").rglob("*") if path.is_file()}
+
+    before = content()
+    line, = children.run(tmp_path, *flags, expect=2).error().splitlines()
+    assert content() == before
+    return line
+
+
+def test_two_damaged_checkpoints_are_refused(killed, tmp_path):
+    folder = copy(killed, tmp_path)
+    for name in (checkpoint.LAST, checkpoint.PREVIOUS):
+        (folder / name).write_bytes(b"damaged")
+    assert "checkpoint_previous.pt: damaged" in refused(tmp_path, *RESUME)
+    assert "checkpoint_previous.pt: damaged" in refused(tmp_path, *FLAGS, "--resume", folder / checkpoint.LAST)
+    assert "no such file" in refused(tmp_path, *FLAGS, "--resume", folder / "none.pt")
+
+
+@pytest.mark.parametrize("flags", [["--seed", 1], ["--lr_img", 0.3], ["--Iteration", 6, "--num_exp", 3]],
+                         ids=lambda flags: " ".join(map(str, flags)))
+def test_options_that_change_the_run_are_refused_by_name(killed, flags, tmp_path):
+    copy(killed, tmp_path)
+    line = refused(tmp_path, *RESUME, *flags)
+    assert all(str(word) in line for word in flags)
+
+
+def test_unfinished_run_is_not_overwritten(killed, tmp_path):
+    copy(killed, tmp_path)
+    line = refused(tmp_path, *FLAGS)
+    assert "--save_path" in line and "--resume auto" in line
+
+
+def test_finished_run(whole, tmp_path):
+    """--resume leaves it as it is; without, a new one takes its place, as with the published scripts."""
+    copy(whole, tmp_path)
+    child = children.run(tmp_path, *RESUME)
+    assert "2 of 2 experiments are finished" in child.output() and left(tmp_path) == left(whole)
+    child = children.run(tmp_path, *FLAGS, "--seed", 1, expect=-9,
+                         prepare=children.Events(children.kill))
+    assert not list(checkpoints(tmp_path).glob("checkpoint*")), "the finished run's checkpoint is still there"
+
+
+def test_resume_from_a_path_in_another_folder(whole, killed, tmp_path):
+    """With options that may change; sets, metrics and records appear in the new folder."""
+    children.run(tmp_path, *FLAGS, "--resume", checkpoints(killed) / checkpoint.LAST, "--save_path", "other",
+                 "--max_batch", 40, "--tensorboard")
+    assert (tmp_path / "other" / RUN / "metrics.jsonl").read_text().count("\n") == 4
+    ours, theirs = storage.load(tmp_path / "other" / f"res_{RUN}.pt"), storage.load(whole / "result" / f"res_{RUN}.pt")
+    for (images, _), (expected, _) in zip(ours["data"], theirs["data"], strict=True):
+        torch.testing.assert_close(images, expected, rtol=0, atol=1e-2)
+
+
+def test_resumed_tensorboard_has_every_point_once(killed, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    copy(killed, tmp_path)
+    children.run(tmp_path, *RESUME, "--tensorboard", expect=-9,
+                 prepare=children.Events(children.kill, "step of experiment 2/2", 3))
+    children.run(tmp_path, *RESUME, "--tensorboard")
+    events = EventAccumulator(str(checkpoints(tmp_path))).Reload()
+    assert {tag: [point.step for point in events.Scalars(tag)] for tag in events.Tags()["scalars"]} == {
+        f"accuracy/ConvNetW32/experiment{e}": [2, 4] for e in (0, 1)}
+
+
+def mutate(content: bytes, rng) -> bytes:
+    """Cut short, with changed bytes, or nothing but random ones."""
+    kind, data = rng.integers(3), bytearray(content)
+    if kind == 0:
+        return bytes(data[:rng.integers(len(data))])
+    if kind == 1:
+        for place in rng.integers(len(data), size=rng.integers(1, 20)):
+            data[place] ^= 1 << rng.integers(8)
+        return bytes(data)
+    return rng.bytes(int(rng.integers(2000)))
+
+
+def read_or_refuse(path, content):
+    """What the reader makes of these bytes: a state, or None after a UserError of one line."""
+    path.write_bytes(content)
+    try:
+        return checkpoint.read(path)
+    except UserError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+        return None
+
+
+SMALL = {"options": {"ipc": 1}, "experiment": 0, "iteration": 2, "seconds": 1.5, "last": [], "best": [],
+         "metrics": [{"mean": 0.5}], "distillation": {"images": torch.zeros(3, 4), "pool": [torch.ones(2)]}}
+
+
+def test_a_thousand_damaged_checkpoints(tmp_path):
+    assert read_or_refuse(tmp_path / "c.pt", checkpoint.encode(SMALL))["iteration"] == 2
+    rng = np.random.default_rng(0)
+    for _ in range(1000):
+        content = mutate(checkpoint.encode(SMALL), rng)
+        assert read_or_refuse(tmp_path / "c.pt", content) is None
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_thousand_forged_checkpoints(tmp_path):
+    """Damaged, but with the checksum put right: what the checksum is not there to catch runs no code either."""
+    rng = np.random.default_rng(0)
+    payload = checkpoint.encode(SMALL).split(b"\n", 1)[1]
+    for _ in range(1000):
+        content = mutate(payload, rng)
+        read_or_refuse(tmp_path / "c.pt", checkpoint.header(content) + content)
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("evil",)
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read_or_refuse(tmp_path / "c.pt", checkpoint.encode(SMALL | {"metrics": [Evil()]})) is None
+    assert not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize("change", [{"experiment": "1"}, {"last": [{"images": 1}]}, {"metrics": None},
+                                    {"distillation": {"images": torch.zeros(2)}}], ids=lambda change: "".join(change))
+def test_checkpoint_that_does_not_fit_is_one_line(killed, change, tmp_path):
+    last = copy(killed, tmp_path) / checkpoint.LAST
+    last.write_bytes(checkpoint.encode(checkpoint.read(last) | change))
+    (checkpoints(tmp_path) / checkpoint.PREVIOUS).unlink()
+    line, = children.run(tmp_path, *RESUME, expect=2).error().splitlines()
+    assert "checkpoint" in line
