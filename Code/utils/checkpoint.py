@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from utils import processes, storage
+from utils import device, processes, storage
 from utils.errors import UserError, reason
 
 # Newest first. The first is there only where a run was killed between the two renames of `write`.
@@ -28,9 +28,10 @@ def write(folder: Path, state: dict) -> None:
     At every moment at least one whole checkpoint bears one of NAMES, once there was one.
     """
     storage.write_whole(folder / NEW, lambda file: file.write(encode(state)))
-    if (folder / LAST).exists():
-        os.replace(folder / LAST, folder / PREVIOUS)
-    os.replace(folder / NEW, folder / LAST)
+    with storage.writing(folder / LAST):
+        if (folder / LAST).exists():
+            os.replace(folder / LAST, folder / PREVIOUS)
+        os.replace(folder / NEW, folder / LAST)
 
 
 def encode(state: dict) -> bytes:
@@ -73,36 +74,44 @@ def fitting():
     try:
         yield
     except Exception as error:
+        if device.is_out_of_memory(error):
+            raise
         raise UserError(f"--resume: the checkpoint does not fit this run ({reason(error)})") from None
 
 
 def find(folder: Path, resume: str | None, options: dict, free: tuple[str, ...]) -> dict | None:
     """The state to go on from, or None to start anew.
 
-    resume: "auto" for what `folder` holds, a path, or None, which refuses to overwrite an unfinished run.
-    Where the newest checkpoint is damaged, the one before is taken and a line says so. Options outside
-    `free` must be those of the checkpoint. Raises UserError.
+    resume: "auto" for the last checkpoint of `folder` if it has one, a path, or None to start anew, which an
+    unfinished run in `folder` forbids. Where the file is damaged, the one before is taken and a line says so.
+    Options outside `free` must be those of the checkpoint. Raises UserError.
     """
-    path = folder / NEW if resume in (None, "auto") else Path(resume)
-    names = NAMES[NAMES.index(path.name):] if path.name in NAMES else [path.name]
-    present = [path.with_name(name) for name in names if path.with_name(name).exists()]
-    if not present:
-        if resume in (None, "auto"):
-            return None
-        raise UserError(f"--resume {path}: no such file")
-    if resume is None:
-        _refuse_unfinished(folder, present)
+    present = [folder / name for name in NAMES if (folder / name).exists()]
+    if resume is None and present:
+        _refuse_unfinished(folder, present[0])
+    if resume is None or (resume == "auto" and not present):
         return None
+    if resume != "auto":
+        path = Path(resume)
+        if present and path.resolve().parent != folder.resolve():
+            raise UserError(f"--resume {path}: {folder} has checkpoints of its own; choose another --save_path")
+        names = NAMES[NAMES.index(path.name):] if path.name in NAMES else [path.name]
+        present = [path] + [path.with_name(name) for name in names[1:] if path.with_name(name).exists()]
     state, used = _newest_whole(present)
     _compare(state["options"], options, free, used)
     return state
 
 
-@processes.first_only
-def remove(folder: Path, names: tuple[str, ...] = NAMES) -> None:
-    """Removes checkpoints that nobody needs any more."""
-    for name in names:
-        (folder / name).unlink(missing_ok=True)
+def _refuse_unfinished(folder: Path, last: Path) -> None:
+    """A run of hours is not to be lost because the command was repeated without --resume."""
+    try:
+        state = read(last)
+        finished = state["experiment"] == state["options"].get("num_exp")
+    except UserError:
+        finished = False
+    if not finished:
+        raise UserError(f"--save_path: {folder} holds an unfinished run; continue it with --resume auto, or choose "
+                        "another folder, or delete that one")
 
 
 def _newest_whole(paths: list[Path]) -> tuple[dict, Path]:
@@ -116,18 +125,6 @@ def _newest_whole(paths: list[Path]) -> tuple[dict, Path]:
             print(f"note: {error}; going on from the checkpoint before", flush=True)
 
 
-def _refuse_unfinished(folder: Path, present: list[Path]) -> None:
-    """A run of hours is not to be lost because the command was repeated without --resume."""
-    try:
-        state = read(present[0])
-        finished = state["experiment"] == state["options"].get("num_exp")
-    except UserError:
-        finished = False
-    if not finished:
-        raise UserError(f"--save_path: {folder} holds an unfinished run; continue it with --resume auto, or choose "
-                        "another folder, or delete that one")
-
-
 def _compare(saved: dict, current: dict, free: tuple[str, ...], path: Path) -> None:
     differ = sorted(name for name in saved.keys() | current.keys()
                     if name not in free and saved.get(name) != current.get(name))
@@ -135,3 +132,10 @@ def _compare(saved: dict, current: dict, free: tuple[str, ...], path: Path) -> N
         words = ", ".join(f"--{name} {saved.get(name)} (not {current.get(name)})" for name in differ)
         raise UserError(f"--resume: {path} was made with {words}; leave these as they were, or start a new run with "
                         "another --save_path")
+
+
+@processes.first_only
+def remove(folder: Path, names: tuple[str, ...] = NAMES) -> None:
+    """Removes checkpoints that nobody needs any more."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)

@@ -43,13 +43,18 @@ def describe(device: torch.device) -> str:
     return f"{platform.processor() or platform.machine()} {device.type}, {torch.get_num_threads()} threads"
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "allocate memory" in str(error))  # what the CPU's allocator says
+
+
 @contextlib.contextmanager
 def memory_explained(max_batch: int):
     """Around a run: too little memory becomes a UserError that says which flags lower the need."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+    except Exception as error:
+        if not is_out_of_memory(error):
             raise
         raise UserError(f"out of memory ({reason(error)}); continue with --resume auto and a lower --max_batch (now "
                         f"{max_batch}), which leaves the method as it is; if that is not enough, start anew with a "

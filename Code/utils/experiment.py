@@ -148,7 +148,13 @@ class Record:
 
     def begin(self, state: dict | None) -> None:
         """Makes the folder ready for a new run, or puts it back to where the checkpoint `state` was written."""
-        if not state:
+        if state:
+            with checkpoint.fitting():
+                self.last, self.best = ([Entry(**entry) for entry in state[kind]] for kind in ("last", "best"))
+            self.metrics = state["metrics"]
+            print(f"resumed: {state['experiment']} of {self.args.num_exp} experiments are finished, the next is at "
+                  f"iteration {state['iteration']}", flush=True)
+        else:
             checkpoint.remove(self.folder)
         storage.remove_temporary(self.folder, "*")
         storage.remove_temporary(self.args.save_path, self.set_path.name, self.best_path.name,
@@ -156,12 +162,6 @@ class Record:
         storage.write_json(self.folder / "options.json", {
             "command": sys.argv, "options": self.options, "versions": self.versions,
             "machine": device.describe(self.data.device), "date": time.strftime("%Y-%m-%d")})
-        if state:
-            with checkpoint.fitting():
-                self.last, self.best = ([Entry(**entry) for entry in state[kind]] for kind in ("last", "best"))
-            self.metrics = state["metrics"]
-            print(f"resumed: {state['experiment']} of {self.args.num_exp} experiments are finished, the next is at "
-                  f"iteration {state['iteration']}", flush=True)
         storage.write_json_lines(self.metrics_path, self.metrics)
         if self.last:
             self._save_sets()
@@ -244,8 +244,9 @@ class Record:
     def _add_point(self, line: dict) -> None:
         if self.tensorboard:
             tag = f"accuracy/{line['model']}/experiment{line['experiment']}"
-            self.tensorboard.add_scalar(tag, line["mean"], line["iteration"])
-            self.tensorboard.flush()
+            with storage.writing(self.folder):
+                self.tensorboard.add_scalar(tag, line["mean"], line["iteration"])
+                self.tensorboard.flush()
 
     def _contents(self, entries: list["Entry"], chosen: str) -> dict:
         args, data = self.args, self.data

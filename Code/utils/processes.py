@@ -39,7 +39,7 @@ def rank() -> int:
 @contextlib.contextmanager
 def joined(device: torch.device):
     """Around a run: joins the other processes that torchrun started, if it did. Only the first one prints."""
-    if "WORLD_SIZE" not in os.environ:
+    if not dist.is_torchelastic_launched():
         yield
         return
     backend = "cpu:gloo"

@@ -27,7 +27,7 @@ def write_whole(path: Path, write) -> None:
 
     Raises UserError where the file cannot be written; what was there before stays.
     """
-    with _writing(path):
+    with writing(path):
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -42,7 +42,7 @@ def write_whole(path: Path, write) -> None:
 
 
 @contextlib.contextmanager
-def _writing(path: Path):
+def writing(path: Path):
     """Around writing to `path`: what the system refuses (a full disk, a vanished folder) becomes a UserError."""
     try:
         yield
@@ -57,7 +57,7 @@ def locked(folder: Path):
     if processes.rank() > 0:
         yield
         return
-    with _writing(folder / "lock"):
+    with writing(folder / "lock"):
         file = (folder / "lock").open("a")
     with file:
         try:
