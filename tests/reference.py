@@ -184,3 +184,46 @@ class ReferenceDM:
         self.optimizer_img.zero_grad()
         loss.backward()
         self.optimizer_img.step()
+
+
+class Pictures(torch.utils.data.Dataset):
+    """Test images, normalised one by one as they are asked for."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __len__(self):
+        return len(self.data.test_labels)
+
+    def __getitem__(self, k):
+        return self.data.normalise(self.data.test_images[k]), self.data.test_labels[k]
+
+
+def evaluate_synset(net, images, labels, options, rng):
+    """The published training of an evaluated network: a DataLoader, an epoch function, a new optimizer halfway."""
+    dataset = torch.utils.data.TensorDataset(images, labels)
+    strategy, lr = augment.parse_strategy(options.dsa_strategy), options.lr_net
+    optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
+    net.train()
+    for ep in range(options.epoch_eval_train + 1):
+        order = rng.permutation(len(labels)).tolist()
+        for img, lab in torch.utils.data.DataLoader(dataset, batch_size=options.batch_train, sampler=order):
+            if strategy:
+                operation = augment.OPERATIONS[strategy[rng.integers(len(strategy))]]
+                img = operation(img, torch.as_tensor(rng.random((len(img), 3))).to(img))
+            loss = F.cross_entropy(net(img), lab)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        if ep == options.epoch_eval_train // 2 + 1:
+            lr *= 0.1
+            optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
+
+
+def accuracy_on_test_images(net, data):
+    """The published test: batches of 256 from a DataLoader, with a graph that nobody uses."""
+    net.eval()
+    correct = 0
+    for img, lab in torch.utils.data.DataLoader(Pictures(data), batch_size=256):
+        correct += (net(img).argmax(1) == lab).sum().item()
+    return correct / len(data.test_labels)

@@ -1,12 +1,19 @@
 """The published evaluation protocol."""
 
+from argparse import Namespace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from reference import accuracy_on_test_images, evaluate_synset
 from utils import evaluation
 from utils.draws import Draws, generator
+from utils.networks import get_network
+from utils.passes import Passes
+
+PASSES = Passes(Namespace(compile=False, precision="fp32"), torch.device("cpu"))
 
 
 class Spy(torch.optim.SGD):
@@ -27,7 +34,7 @@ def test_passes_learning_rates_and_momentum_restart(make_options, monkeypatch, e
     options = make_options("--epoch_eval_train", epochs, "--batch_train", 2, "--dsa_strategy", "flip")
     epochs_seen = []
     evaluation.train(network, torch.randn(3, 1, 2, 2), torch.tensor([0, 1, 0]), options, generator(0),
-                     on_epoch=lambda: epochs_seen.append(1))
+                     PASSES, on_epoch=lambda: epochs_seen.append(1))
     batches = 2  # three images in batches of two: the last, partial batch is kept
     assert [round(step[0], 9) for step in Spy.steps] == [0.01] * high * batches + [0.001] * low * batches
     assert {step[1:3] for step in Spy.steps} == {(0.9, 5e-4)}
@@ -51,7 +58,7 @@ def test_each_batch_is_augmented_by_one_operation_with_a_draw_per_image(make_opt
     options = make_options("--epoch_eval_train", 39, "--batch_train", 4)
     options.dsa_strategy = "flip_crop"
     evaluation.train(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.randn(8, 1, 2, 2),
-                     torch.arange(8) % 2, options, generator(0))
+                     torch.arange(8) % 2, options, generator(0), PASSES)
     assert len(calls) == 80 and 20 < calls.count("flip") < 60
 
 
@@ -63,7 +70,7 @@ def test_accuracy_is_the_share_of_right_answers(digits):
             return torch.eye(10)[torch.full((len(x),), 3)]
 
     expected = (data.test_labels == 3).float().mean().item()
-    assert evaluation.test(Constant(), data, max_batch=100) == pytest.approx(expected)
+    assert evaluation.test(Constant(), data, 100, PASSES) == pytest.approx(expected)
 
 
 def test_whole_training_set_is_learned_and_noise_is_not(digits, make_options):
@@ -75,3 +82,16 @@ def test_whole_training_set_is_learned_and_noise_is_not(digits, make_options):
 
     assert accuracy(data.normalise(data.images)) > 0.9
     assert accuracy(torch.randn(len(data.labels), 1, 16, 16)) < 0.4
+
+
+@pytest.mark.parametrize("strategy", ["color_crop_cutout_flip_scale_rotate", "none"])
+def test_training_and_testing_equal_the_literal_protocol(digits, make_options, strategy):
+    data = digits(torch.float64)
+    options = make_options("--epoch_eval_train", 4, "--batch_train", 32, "--dsa_strategy", strategy)
+    images, labels = data.normalise(data.images[:80]), data.labels[:80]
+    ours, literal = (get_network("ConvNetW32", 1, 10, 16, seed=1).double() for _ in range(2))
+    evaluation.train(ours, images, labels, options, generator(0), PASSES)
+    evaluate_synset(literal, images, labels, options, generator(0))
+    for mine, theirs in zip(ours.parameters(), literal.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
+    assert evaluation.test(ours, data, 100, PASSES) == accuracy_on_test_images(literal, data)

@@ -17,7 +17,7 @@ from utils.data import RealData
 from utils.draws import Draws
 from utils.errors import UserError
 from utils.networks import ConvNet
-from utils.pool import Member, Pool, memory_format
+from utils.pool import Member, Pool
 
 
 class VisitedSGD:
@@ -214,7 +214,7 @@ class Distillation:
         data, options = self.data, self.options
         positions = self.draws.real_images(iteration, update, data.class_sizes, options.batch_real)
         operations, parameters = self.draws.siamese(iteration, update, self.strategy, data.num_classes)
-        member.network.eval()
+        member.network.eval().requires_grad_(False)
         self.optimizer.before()
         gradient, collected = torch.zeros_like(self.images), {}
         for chunk in self._chunks([len(rows) for rows in positions]):
@@ -237,7 +237,7 @@ class Distillation:
         synthetic = expand_classes(images) if options.aug else images
         synthetic = augment.augment_classes(synthetic, operations, parameters)
         classes, count = synthetic.shape[:2]
-        z_syn, logits = network.embed_and_classify(synthetic.flatten(0, 1), options.embed_last)
+        z_syn, logits = self.pool.passes.embed_and_classify(network, synthetic.flatten(0, 1), options.embed_last)
         terms = methods.named_terms(
             self.method.objective(z_syn.unflatten(0, (classes, count)), z_real, options), classes)
         if options.syn_ce:
@@ -251,12 +251,12 @@ class Distillation:
     @torch.no_grad()
     def _embed_real(self, network: ConvNet, real: Tensor, chunk: slice) -> Tensor:
         """Embeddings (k, N, D) of real images (k, N, ...) of k classes; with --ipc1_real of that many of them."""
-        layout, options = memory_format(self.data.device), self.options
-        parts = [part.contiguous(memory_format=layout) for part in real.flatten(0, 1).split(options.max_batch)]
+        options = self.options
+        both = [self.pool.passes.embed_and_classify(network, part, options.embed_last)
+                for part in real.flatten(0, 1).split(options.max_batch)]
+        z_real, logits = (torch.cat(parts).unflatten(0, real.shape[:2]) for parts in zip(*both, strict=True))
         if not self.selected:
-            return torch.cat([network.embed(part, options.embed_last) for part in parts]).unflatten(0, real.shape[:2])
-        embedded = [network.embed_and_classify(part, options.embed_last) for part in parts]
-        z_real, logits = (torch.cat(both).unflatten(0, real.shape[:2]) for both in zip(*embedded, strict=True))
+            return z_real
         labels = torch.arange(chunk.start, chunk.stop, device=real.device).unsqueeze(1).expand(real.shape[:2])
         entropy = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
         lowest = entropy.topk(self.selected, dim=1, largest=False).indices

@@ -4,14 +4,13 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils import augment, processes
 from utils.data import RealData
 from utils.draws import Draws
 from utils.networks import get_network
-from utils.pool import memory_format
+from utils.passes import Passes
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 
@@ -35,7 +34,7 @@ def models(mode: str, model: str) -> list[str]:
     return list(dict.fromkeys(name or model for name in MODES[mode]))
 
 
-def train(network: nn.Module, images: Tensor, labels: Tensor, options, rng: np.random.Generator,
+def train(network: nn.Module, images: Tensor, labels: Tensor, options, rng: np.random.Generator, passes: Passes,
           on_epoch: Callable[[], None] = lambda: None):
     """Trains a network on images (N, C, H, W), normalised, and labels (N,), by the published protocol.
 
@@ -55,9 +54,7 @@ def train(network: nn.Module, images: Tensor, labels: Tensor, options, rng: np.r
             if strategy:
                 operation = augment.OPERATIONS[strategy[rng.integers(len(strategy))]]
                 batch = operation(batch, torch.as_tensor(rng.random((len(rows), 3))).to(batch))
-            optimizer.zero_grad()
-            F.cross_entropy(network(batch), labels[rows]).backward()
-            optimizer.step()
+            passes.train_step(network, optimizer, batch, labels[rows])
         if epoch == drop_after:
             lr /= 10
             optimizer = torch.optim.SGD(network.parameters(), lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
@@ -65,12 +62,12 @@ def train(network: nn.Module, images: Tensor, labels: Tensor, options, rng: np.r
 
 
 @torch.no_grad()
-def test(network: nn.Module, data: RealData, max_batch: int) -> float:
+def test(network: nn.Module, data: RealData, max_batch: int, passes: Passes) -> float:
     """Accuracy in 0..1 on the whole test set."""
     network.eval()
     correct = torch.zeros((), device=data.device, dtype=torch.long)
     for images, labels in zip(data.test_images.split(max_batch), data.test_labels.split(max_batch), strict=True):
-        correct += (network(data.normalise(images)).argmax(dim=1) == labels).sum()
+        correct += (passes.classify(network, data.normalise(images)).argmax(dim=1) == labels).sum()
     return correct.item() / len(data.test_labels)
 
 
@@ -82,13 +79,13 @@ def evaluate(images: Tensor, labels: Tensor, data: RealData, model: str, options
     run, so that its draws are its own.
     """
     images, labels = images.to(data.device, data.dtype), labels.to(data.device)
-    accuracies = torch.zeros(options.num_eval, dtype=torch.float64)
+    accuracies, passes = torch.zeros(options.num_eval, dtype=torch.float64), Passes(options, data.device)
     for turn in filter(processes.own, range(options.num_eval)):
         channel, *size = data.image_shape
         seed = draws.network_seed("evaluation", model, *place, turn)
         network = get_network(model, channel, data.num_classes, tuple(size), seed)
-        network.to(data.device, data.dtype, memory_format=memory_format(data.device))
-        train(network, images, labels, options, draws.evaluation(model, *place, turn), on_epoch)
-        accuracies[turn] = test(network, data, options.max_batch)
+        passes.prepare(network, data.device, data.dtype)
+        train(network, images, labels, options, draws.evaluation(model, *place, turn), passes, on_epoch)
+        accuracies[turn] = test(network, data, options.max_batch, passes)
     processes.add_up(accuracies)
     return accuracies.tolist()

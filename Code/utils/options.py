@@ -12,7 +12,8 @@ DEAD_FLAGS = ("net_train_real", "mismatch_lambda", "dis_metric", "inner_loop", "
               "weight_layer_index", "conf_path", "local_num", "local_weight")
 
 # Flags that leave the result as it is (but for rounding), so that they may change where a run is resumed.
-FREE_ON_RESUME = ("data_path", "save_path", "device", "max_batch", "resume", "checkpoint_minutes", "tensorboard")
+FREE_ON_RESUME = ("data_path", "save_path", "device", "max_batch", "compile", "resume", "checkpoint_minutes",
+                  "tensorboard")
 
 
 class Parser(argparse.ArgumentParser):
@@ -138,6 +139,11 @@ def add_data(parser: Parser):
     flag("--seed", type=integer(0), default=0, help="decides every random draw of the run")
     flag("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: a GPU where there is one")
     flag("--max_batch", type=integer(1), default=512, help="images per network pass; lower it to save memory")
+    flag("--precision", choices=("fp32", "tf32", "bf16"), default="fp32",
+         help="of convolutions and matrix products; bf16: by autocast, with statistics and losses in fp32")
+    flag("--compile", action="store_true", default=None,
+         help="compile the networks; None: in runs of 1,000 iterations or more on a CPU")
+    flag("--no_compile", dest="compile", action="store_false", help="never do")
 
 
 def _add_images(parser: Parser):

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils import processes
 from utils.data import RealData
 from utils.draws import Draws
 from utils.networks import get_network
+from utils.passes import Passes
 
 START_SIZE = 3
 
@@ -52,6 +52,7 @@ class Pool:
 
     def __init__(self, data: RealData, draws: Draws, options):
         self.data, self.draws, self.options = data, draws, options
+        self.passes = Passes(options, data.device)
         self.created = 0
         self.members: list[Member] = []
         for _ in range(min(START_SIZE, options.net_num)):
@@ -74,7 +75,7 @@ class Pool:
         seed = self.draws.network_seed("pool", self.created)
         channel, *size = data.image_shape
         network = get_network(options.model, channel, data.num_classes, tuple(size), seed)
-        network.to(data.device, data.dtype, memory_format=memory_format(data.device))
+        self.passes.prepare(network, data.device, data.dtype)
         decay = {"momentum": 0.9, "weight_decay": 5e-4} if options.net_decay else {}
         optimizer = torch.optim.SGD(network.parameters(), lr=options.lr_net, **decay)
         self.members.append(Member(network, optimizer, torch.zeros((), device=data.device, dtype=data.dtype)))
@@ -114,18 +115,10 @@ class Pool:
         return torch.stack([self.members[k].accuracy() for k in chosen]).mean()
 
     def _train(self, member: Member, iteration: int, turn: int):
-        member.network.train()
+        member.network.train().requires_grad_(True)
         count, batch = len(self.data.labels), self.options.trained_bs
         for step in range(self.options.model_train_steps):
             rows = self.draws.training_batch(iteration, turn, step, count, batch)
             labels = self.data.labels[torch.as_tensor(rows, device=self.data.device)]
-            logits = member.network(self.data.batch(rows))
-            member.optimizer.zero_grad()
-            F.cross_entropy(logits, labels).backward()
-            member.optimizer.step()
-            member.correct += (logits.detach().argmax(dim=1) == labels).sum()
-
-
-def memory_format(device: torch.device) -> torch.memory_format:
-    """The faster layout of convolutions: channels last on GPUs."""
-    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+            logits = self.passes.train_step(member.network, member.optimizer, self.data.batch(rows), labels)
+            member.correct += (logits.argmax(dim=1) == labels).sum()

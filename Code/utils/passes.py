@@ -1,0 +1,86 @@
+"""How a batch goes through a network: at which precision, compiled or not, and in parts of which size."""
+
+import functools
+import logging
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LONG_RUN = 1000  # iterations from which compiling, a minute at first, pays on a processor
+CACHE_SIZED = 64  # images of a pass; the activations of more leave a processor's cache between layers
+
+
+def _classify(network: nn.Module, images: Tensor, bf16: bool) -> Tensor:
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+        return network(images).to(images.dtype)
+
+
+def _embed_and_classify(network: nn.Module, images: Tensor, bf16: bool, last: int) -> tuple[Tensor, Tensor]:
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+        embedding, logits = network.embed_and_classify(images, last)
+    return embedding.to(images.dtype), logits.to(images.dtype)
+
+
+@functools.cache
+def _compiled(function):
+    """One compiled function serves all networks of a kind; where there is no compiler, the function itself."""
+    torch._dynamo.config.suppress_errors = True
+    for name in ("torch._dynamo", "torch._inductor", "torch.utils.cpp_extension"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # so that falling back is quiet
+    return torch.compile(function, dynamic=False)
+
+
+class Passes:
+    """Takes batches through networks as --precision, --compile and the device say.
+
+    Whatever the precision, parameters, results, losses and optimizers keep the type of the images.
+    """
+
+    def __init__(self, options, device: torch.device):
+        on_cpu = device.type == "cpu"
+        self.compiled = options.compile
+        if self.compiled is None:
+            self.compiled = on_cpu and getattr(options, "Iteration", 0) >= LONG_RUN
+        self.bf16 = options.precision == "bf16"
+        self.wrap = _compiled if self.compiled else lambda function: function
+        self.part = CACHE_SIZED if self.compiled and on_cpu else None
+        channels_last = device.type == "cuda" or (on_cpu and self.compiled and self.bf16)
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        if device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = options.precision == "tf32"
+
+    def prepare(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+        """The network on the device, in the layout that suits it."""
+        return network.to(device, dtype, memory_format=self.layout)
+
+    def _parts(self, network: nn.Module, batch: Tensor) -> tuple[Tensor, ...]:
+        """The batch in parts; whole where its images share statistics, in training with batch normalisation."""
+        shared = network.training and any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
+        return batch.split(self.part) if self.part and not shared else (batch,)
+
+    def classify(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Logits (N, num_classes) of images (N, C, H, W)."""
+        run = self.wrap(_classify)
+        return torch.cat([run(network, part.contiguous(memory_format=self.layout), self.bf16)
+                          for part in self._parts(network, images)])
+
+    def embed_and_classify(self, network: nn.Module, images: Tensor, last: int) -> tuple[Tensor, Tensor]:
+        """Embeddings (N, D) and logits (N, num_classes) of images (N, C, H, W)."""
+        run = self.wrap(_embed_and_classify)
+        both = [run(network, part.contiguous(memory_format=self.layout), self.bf16, last)
+                for part in self._parts(network, images)]
+        embeddings, logits = zip(*both, strict=True)
+        return torch.cat(embeddings), torch.cat(logits)
+
+    def train_step(self, network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor,
+                   labels: Tensor) -> Tensor:
+        """One step on the mean cross-entropy; returns the logits before it."""
+        run, logits = self.wrap(_classify), []
+        optimizer.zero_grad()
+        for part, wanted in zip(self._parts(network, images), self._parts(network, labels), strict=True):
+            out = run(network, part.contiguous(memory_format=self.layout), self.bf16)
+            (F.cross_entropy(out, wanted, reduction="sum") / len(labels)).backward()
+            logits.append(out.detach())
+        optimizer.step()
+        return torch.cat(logits)
