@@ -155,9 +155,10 @@ def main() -> None:
     peaks = {precision: matmul_rate(data.device, precision) for precision in ("fp32", "bf16")}
     work, where = operations(data, args), device.describe(data.device)
     peak = peaks["bf16" if args.precision == "bf16" else "fp32"]
-    print(f"{args.dataset} IPC {args.ipc}, {args.model}, {args.precision}, "
-          f"{'compiled' if Passes(args, data.device).compiled else 'not compiled'}; {where}; median of {args.rounds} rounds; "
-          f"matrix products {peaks['fp32'] / 1e9:.0f} GFLOP/s in fp32, {peaks['bf16'] / 1e9:.0f} in bf16")
+    compiled = "compiled" if Passes(args, data.device).compiled else "not compiled"
+    rates = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {precision}" for precision, rate in peaks.items())
+    print(f"{args.dataset} IPC {args.ipc}, {args.model}, {args.precision}, {compiled}; {where}; "
+          f"median of {args.rounds} rounds\nmatrix products: {rates}")
     print(f"{'seconds':22} {'reference':>10} {'engine':>10} {'ratio':>6} {'GFLOP/s':>8} {'of matmul':>9}")
     result = {"machine": where, "date": time.strftime("%Y-%m-%d"), "torch": str(torch.__version__),
               "options": vars(args) | {"data_path": str(args.data_path), "save_path": str(args.save_path)},

@@ -28,7 +28,7 @@ def _compiled(function):
     torch._dynamo.config.suppress_errors = True
     for name in ("torch._dynamo", "torch._inductor", "torch.utils.cpp_extension"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # so that falling back is quiet
-    return torch.compile(function, dynamic=False)
+    return torch.compile(function)
 
 
 class Passes:

@@ -1,0 +1,68 @@
+"""Precision and compilation change the speed of a pass and its rounding, nothing else."""
+
+import os
+import subprocess
+import sys
+from argparse import Namespace
+
+import pytest
+import torch
+
+from conftest import CODE, TINY
+from utils import options
+from utils.distill import Distillation
+from utils.networks import get_network
+from utils.passes import Passes
+
+CPU = torch.device("cpu")
+
+
+def step(data, make_options, *flags):
+    """Images after two iterations on 10 classes of 66 synthetic and 70 real images: passes of 64, and a rest."""
+    flags = ["--ipc", 2, "--aug", "--syn_ce", "--batch_real", 70, "--trained_bs", 70, *flags]
+    engine = Distillation(data, make_options(*flags))
+    for iteration in range(2):
+        terms = engine.step(iteration)
+    return engine.images, terms
+
+
+def test_compiled_and_not_compiled_agree(digits, make_options):
+    data = digits()
+    eager, _ = step(data, make_options, "--no_compile")
+    compiled, _ = step(data, make_options, "--compile")
+    assert not torch.equal(eager, compiled), "nothing was compiled"
+    apart = (eager - compiled).abs().reshape(10, -1).amax(dim=1)
+    assert (apart <= 1e-4).sum() >= 8 and apart.max() <= 1e-2, apart
+
+
+def test_bf16_is_near_and_keeps_losses_in_fp32(digits, make_options):
+    data = digits()
+    exact, _ = step(data, make_options)
+    rounded, terms = step(data, make_options, "--precision", "bf16")
+    assert {value.dtype for value in terms.values()} == {torch.float32} and rounded.dtype == torch.float32
+    start = Distillation(data, make_options("--ipc", 2, "--aug")).images
+    assert 1e-4 < (exact - rounded).norm() / (exact - start).norm() < 0.3
+
+
+@pytest.mark.parametrize("flags, expected", [("", True), ("--Iteration 999", False), ("--no_compile", False),
+                                             ("--Iteration 999 --compile", True)])
+def test_long_runs_are_compiled_on_a_cpu(flags, expected):
+    assert Passes(options.parse("", flags.split()), CPU).compiled is expected
+
+
+def test_batch_normalisation_sees_whole_batches():
+    """In training its statistics are those of the batch, so the batch is not taken in parts."""
+    passes = Passes(Namespace(compile=True, precision="fp32"), CPU)
+    batch = torch.zeros(100, 1)
+    for name, parts in (("ConvNetBN", 1), ("ConvNet", 2)):
+        network = get_network(name, 1, 10, 16)
+        assert len(passes._parts(network, batch)) == parts
+        assert len(passes._parts(network.eval(), batch)) == 2
+
+
+def test_without_a_compiler_the_run_goes_on_quietly(tmp_path):
+    environment = os.environ | {"CXX": "/nonexistent/compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "BACON_digits.py", *TINY, "--compile", "--save_path", tmp_path], cwd=CODE,
+                          env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert "result:" in done.stdout
