@@ -159,7 +159,8 @@ def test_the_published_commands_are_all_there():
 @needs_shared_data
 def test_published_command_on_real_data(tmp_path):
     command = next(command for command in PUBLISHED if command[:7:2] == ["BACON_mnist.py", "MNIST", "ConvNet", "10"])
-    run_script(*command, *TINY, "--num_eval", 1, "--data_path", SHARED / "data", "--save_path", tmp_path)
+    short = [*TINY, "--Iteration", 1, "--num_eval", 1]
+    call_script(*command, *short, "--data_path", SHARED / "data", "--save_path", tmp_path)
     assert storage.load(tmp_path / "res_BACON_MNIST_ConvNetW32_10ipc.pt")["meta"]["class_names"][3] == "3 - three"
 
 

@@ -67,10 +67,10 @@ def test_options_keep_engine_and_reference_equal(digits, make_options, flags):
 def test_selection_of_real_images_at_one_image_per_class(digits, make_options, max_batch):
     """The published CIFAR-10 script's branch: real images of lowest cross-entropy, CE only where misclassified."""
     options = make_options("--ipc", 1, "--syn_ce", "--batch_real", 100, "--ipc1_real", 40, "--max_batch", max_batch)
-    images, expected = run_both(digits(torch.float64), options, iterations=4)
+    images, expected = run_both(digits(torch.float64), options, iterations=3)
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-8)
     without = make_options("--ipc", 1, "--syn_ce", "--batch_real", 100)
-    assert not torch.allclose(run_both(digits(torch.float64), without, iterations=4)[0], images, atol=1e-4)
+    assert not torch.allclose(run_both(digits(torch.float64), without, iterations=3)[0], images, atol=1e-4)
 
 
 @pytest.mark.parametrize("flags", [[], ["--max_batch", 7, "--batch_real", 140]], ids=["default", "chunks"])

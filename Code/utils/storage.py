@@ -135,8 +135,11 @@ def _checked(record) -> dict:
         if not images.isfinite().all():
             raise ValueError("its images have values that are not finite")
         pairs.append([images.float(), labels.long()])
+    meta = dict(record.get("meta", {}))
+    if meta.get("formation", 1) not in (1, 2) or not isinstance(meta.get("options", {}), dict):
+        raise ValueError("its `meta` is damaged")
     accuracies = {name: [float(value) for value in values] for name, values in record.get("accs_all_exps", {}).items()}
-    return {"data": pairs, "accs_all_exps": accuracies, "meta": dict(record.get("meta", {}))}
+    return {"data": pairs, "accs_all_exps": accuracies, "meta": meta}
 
 
 def load_synthetic(path: str | Path, experiment: int = 0, formation: int = 1) -> tuple[Tensor, Tensor]:
