@@ -2,6 +2,7 @@
 
 import functools
 import logging
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ def _compiled(function):
     torch._dynamo.config.suppress_errors = True
     for name in ("torch._dynamo", "torch._inductor", "torch.utils.cpp_extension"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # so that falling back is quiet
-    return torch.compile(function)
+    return torch.compile(function, dynamic=False)
 
 
 class Passes:
@@ -43,7 +44,6 @@ class Passes:
         if self.compiled is None:
             self.compiled = on_cpu and getattr(options, "Iteration", 0) >= LONG_RUN
         self.bf16 = options.precision == "bf16"
-        self.wrap = _compiled if self.compiled else lambda function: function
         self.part = CACHE_SIZED if self.compiled and on_cpu else None
         channels_last = device.type == "cuda" or (on_cpu and self.compiled and self.bf16)
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -59,27 +59,29 @@ class Passes:
         shared = network.training and any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
         return batch.split(self.part) if self.part and not shared else (batch,)
 
+    def _each(self, function, network: nn.Module, images: Tensor, *more) -> Iterator:
+        """What a function gives for each part. A rest is not compiled: every size costs seconds, and which code
+        a size goes through must not depend on the sizes before it, or a resumed run would round differently."""
+        for part in self._parts(network, images):
+            compiled = self.compiled and len(part) in (self.part, len(images))
+            run = _compiled(function) if compiled else function
+            yield run(network, part.contiguous(memory_format=self.layout), self.bf16, *more)
+
     def classify(self, network: nn.Module, images: Tensor) -> Tensor:
         """Logits (N, num_classes) of images (N, C, H, W)."""
-        run = self.wrap(_classify)
-        return torch.cat([run(network, part.contiguous(memory_format=self.layout), self.bf16)
-                          for part in self._parts(network, images)])
+        return torch.cat(list(self._each(_classify, network, images)))
 
     def embed_and_classify(self, network: nn.Module, images: Tensor, last: int) -> tuple[Tensor, Tensor]:
         """Embeddings (N, D) and logits (N, num_classes) of images (N, C, H, W)."""
-        run = self.wrap(_embed_and_classify)
-        both = [run(network, part.contiguous(memory_format=self.layout), self.bf16, last)
-                for part in self._parts(network, images)]
-        embeddings, logits = zip(*both, strict=True)
+        embeddings, logits = zip(*self._each(_embed_and_classify, network, images, last), strict=True)
         return torch.cat(embeddings), torch.cat(logits)
 
     def train_step(self, network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor,
                    labels: Tensor) -> Tensor:
         """One step on the mean cross-entropy; returns the logits before it."""
-        run, logits = self.wrap(_classify), []
+        logits = []
         optimizer.zero_grad()
-        for part, wanted in zip(self._parts(network, images), self._parts(network, labels), strict=True):
-            out = run(network, part.contiguous(memory_format=self.layout), self.bf16)
+        for out, wanted in zip(self._each(_classify, network, images), self._parts(network, labels), strict=True):
             (F.cross_entropy(out, wanted, reduction="sum") / len(labels)).backward()
             logits.append(out.detach())
         optimizer.step()
