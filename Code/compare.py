@@ -5,11 +5,13 @@
 
 Each of --methods may carry flags of its own. Further flags are those of the entry scripts and hold for all;
 without more, they are those of the published MNIST command. A method's recipe (DM has no formation, say) comes
-before them. Finished runs are not repeated, so an interrupted comparison goes on where it stopped. Leaves
-compare.md, compare.json and compare.png in --save_path.
+before them. With --minutes the budget is time: every method gets as many iterations as fit, timed once at the start.
+Finished runs are not repeated, so an interrupted comparison goes on where it stopped. Leaves compare.md,
+compare.json and compare.png in --save_path.
 """
 
 import argparse
+import json
 import re
 import sys
 import time
@@ -19,8 +21,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmark import DEFAULTS
-from utils import device, experiment, options, storage
+from utils import checkpoint, device, experiment, methods, options, storage
+from utils.distill import Distillation
 from utils.errors import UserError
+
+TIMED_SECONDS, TIMED_ITERATIONS = 10, 3  # to learn how long an iteration takes
 
 
 def set_path(args) -> Path:
@@ -32,10 +37,8 @@ def is_finished(args) -> bool:
     if not set_path(args).exists():
         return False
     meta, wanted = storage.load(set_path(args))["meta"], vars(args)
-    for key in sorted(meta["options"].keys() & wanted.keys() - set(options.FREE_ON_RESUME)):
-        if meta["options"][key] != wanted[key]:
-            raise UserError(f"--save_path: {set_path(args)} was made with --{key} {meta['options'][key]}, "
-                            f"not {wanted[key]}; choose another folder")
+    if differ := checkpoint.differences(meta["options"], wanted, options.FREE_ON_RESUME):
+        raise UserError(f"--save_path: {set_path(args)} was made with {differ}; choose another folder")
     return meta["iteration"] == [args.Iteration] * args.num_exp
 
 
@@ -97,14 +100,51 @@ def cell(method: str, ipc: int, seed: int, shared: argparse.Namespace) -> argpar
     return options.parse(__doc__, flags, **vars(shared))
 
 
+def affordable(args, minutes: float) -> int:
+    """How many iterations of a run fit in `minutes` on this machine, after one to warm up; at least 1."""
+    device.keep_freed_memory()
+    short = argparse.Namespace(**vars(args) | {"Iteration": 1})  # in which nothing is compiled unasked
+    distillation = Distillation(experiment.load_data(short), short)
+    distillation.step(0)
+    begun, done = time.monotonic(), 0
+    while done < TIMED_ITERATIONS or time.monotonic() - begun < min(TIMED_SECONDS, 6 * minutes):
+        done += 1
+        distillation.step(done)
+        distillation.check()  # which waits for a GPU
+    return max(1, int(60 * minutes * done / (time.monotonic() - begun)))
+
+
+def set_budget(runs: list[tuple[str, list[argparse.Namespace]]], minutes: float, path: Path) -> None:
+    """Gives each run the iterations that fit in `minutes`; a repeated command finds them in `path`."""
+    kept = json.loads(path.read_text()) if path.exists() else {"minutes": minutes, "iterations": {}}
+    if kept["minutes"] != minutes:
+        raise UserError(f"--minutes {minutes:g}: {path.parent} was begun with {kept['minutes']:g}; choose another "
+                        "--save_path")
+    for method, cells in runs:
+        name = f"{method}, IPC {cells[0].ipc}"
+        if methods.find(cells[0].method).objective is None:
+            continue
+        if name not in kept["iterations"]:
+            kept["iterations"][name] = affordable(cells[0], minutes)
+            storage.write_json(path, kept)
+        print(f"{name}: {kept['iterations'][name]} iterations in {minutes:g} minutes", flush=True)
+        for args in cells:
+            args.Iteration = kept["iterations"][name]
+
+
 def main() -> None:
     parser = options.build_parser(__doc__, DEFAULTS | {"num_exp": 1})
     parser.add_argument("--methods", nargs="+", required=True, help="methods, each with flags of its own if quoted")
     parser.add_argument("--ipcs", type=int, nargs="+", default=[10], help="images per class")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="a set for each of these seeds")
+    parser.add_argument("--minutes", type=options.number(0, above=True),
+                        help="distil for so long in place of --Iteration")
     shared = parser.parse_args()
-    methods, ipcs, seeds = (vars(shared).pop(name) for name in ("methods", "ipcs", "seeds"))
-    runs = [(method, [cell(method, ipc, seed, shared) for seed in seeds]) for ipc in ipcs for method in methods]
+    names, ipcs, seeds, minutes = (vars(shared).pop(name) for name in ("methods", "ipcs", "seeds", "minutes"))
+    runs = [(method, [cell(method, ipc, seed, shared) for seed in seeds]) for ipc in ipcs for method in names]
+    storage.make_folder(shared.save_path)
+    if minutes:
+        set_budget(runs, minutes, shared.save_path / "budget.json")
     waiting = [(method, args) for method, cells in runs for args in cells if not is_finished(args)]
     for k, (method, args) in enumerate(waiting, 1):
         print(f"== run {k}/{len(waiting)}: {method}, IPC {args.ipc}, seed {args.seed}", flush=True)

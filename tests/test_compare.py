@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from conftest import TINY, run_script
+from conftest import TINY, call_script, run_script
 from utils import storage
 
 FLAGS = ["--dataset", "digits", *TINY, "--ipcs", 1, 2, "--seeds", 0, 1]
@@ -62,8 +62,20 @@ def test_finished_runs_are_not_repeated(compared):
     assert accuracies == [line.split("|")[5] for line in (folder / "compare.md").read_text().splitlines()]
 
 
+def test_budget_in_minutes(tmp_path):
+    flags = ["--dataset", "digits", *TINY, "--ipcs", 1, "--methods", "random", "BACON", "--save_path", tmp_path]
+    printed = call_script("compare.py", *flags, "--minutes", 0.001).stdout  # of which each has time for a few
+    budget = json.loads((tmp_path / "budget.json").read_text())
+    random, bacon = json.loads((tmp_path / "compare.json").read_text())["rows"]
+    assert budget == {"minutes": 0.001, "iterations": {"BACON, IPC 1": bacon["iterations"]}}
+    assert random["iterations"] == 0 and f"BACON, IPC 1: {bacon['iterations']} iterations in 0.001 min" in printed
+    assert "== run" not in call_script("compare.py", *flags, "--minutes", 0.001).stdout
+    refused = call_script("compare.py", *flags, "--minutes", 5, expect=2)
+    assert len(refused.stderr.splitlines()) == 1 and "--minutes 5" in refused.stderr
+
+
 @pytest.mark.parametrize("flags, named", [
-    (["--methods", "DM", "--Iteration", 3], "--Iteration 2, not 3"),
+    (["--methods", "DM", "--Iteration", 3], "--Iteration 2 (not 3)"),
     (["--methods", "DM", "BACONS"], "BACONS"),
 ])
 def test_bad_input_is_one_line_before_anything_runs(compared, flags, named):

@@ -126,12 +126,16 @@ def _newest_whole(paths: list[Path]) -> tuple[dict, Path]:
 
 
 def _compare(saved: dict, current: dict, free: tuple[str, ...], path: Path) -> None:
-    differ = sorted(name for name in saved.keys() | current.keys()
-                    if name not in free and saved.get(name) != current.get(name))
-    if differ:
-        words = ", ".join(f"--{name} {saved.get(name)} (not {current.get(name)})" for name in differ)
-        raise UserError(f"--resume: {path} was made with {words}; leave these as they were, or start a new run with "
+    if differ := differences(saved, current, free):
+        raise UserError(f"--resume: {path} was made with {differ}; leave these as they were, or start a new run with "
                         "another --save_path")
+
+
+def differences(saved: dict, current: dict, free: tuple[str, ...]) -> str:
+    """The options outside `free` that are not what they were, in words; empty where there are none."""
+    return ", ".join(f"--{name} {saved.get(name)} (not {current.get(name)})"
+                     for name in sorted((saved.keys() | current.keys()) - set(free))
+                     if saved.get(name) != current.get(name))
 
 
 @processes.first_only

@@ -49,7 +49,8 @@ def integer(low: int):
     return _checked(check)
 
 
-def _number(low: float, above: bool = False):
+def number(low: float, above: bool = False):
+    """An argparse type: finite numbers of at least `low`, or above it."""
     def check(text: str) -> float:
         try:
             value = float(text)
@@ -151,7 +152,7 @@ def _add_images(parser: Parser):
     flag("--Iteration", type=integer(0), default=20000, help="iterations; 0 evaluates the starting set")
     flag("--init", choices=("real", "noise"), default="real", help="what the images start from")
     flag("--optim", choices=("sgd", "adam"), default="sgd", help="optimizer of the images")
-    flag("--lr_img", type=_number(0, above=True), default=1.0, help="learning rate of the images")
+    flag("--lr_img", type=number(0, above=True), default=1.0, help="learning rate of the images")
     flag("--outer_loop", type=integer(1), default=1, help="image updates per iteration")
     flag("--visits", choices=("each", "joint"), default="each",
          help="a step of the images after each class, or one for all classes together (DM)")
@@ -165,14 +166,14 @@ def _add_images(parser: Parser):
 
 def _add_loss(parser: Parser):
     flag = parser.add_argument_group("loss").add_argument
-    flag("--nll_weight", type=_number(0), default=1.0, help="BACON: weight of the likelihood")
-    flag("--tv_weight", type=_number(0), default=0.8, help="BACON: weight of the total variation prior")
-    flag("--clip_weight", type=_number(0), default=0.2, help="BACON: weight of the CLIP prior")
+    flag("--nll_weight", type=number(0), default=1.0, help="BACON: weight of the likelihood")
+    flag("--tv_weight", type=number(0), default=0.8, help="BACON: weight of the total variation prior")
+    flag("--clip_weight", type=number(0), default=0.2, help="BACON: weight of the CLIP prior")
     flag("--prior_clip", choices=("published", "embedding"), default="published",
          help="BACON: the CLIP prior on softmaxed mean embeddings as published (always 0), or on the embeddings")
     flag("--syn_ce", action=argparse.BooleanOptionalAction, default=False,
          help="add cross-entropy of the synthetic images on the pool network")
-    flag("--ce_weight", type=_number(0), default=0.1,
+    flag("--ce_weight", type=number(0), default=0.1,
          help="weight of the cross-entropy, times the pool network's accuracy in percent")
     flag("--embed_last", type=int, default=-1,
          help="feature layers of the embedding, as the end of a slice: 1000 all, -1 without the final pooling")
@@ -196,7 +197,7 @@ def _add_pool(parser: Parser):
 def _add_run(parser: Parser):
     flag = parser.add_argument_group("run").add_argument
     flag("--eval_interval", type=integer(1), default=100, help="iterations between evaluations")
-    flag("--checkpoint_minutes", type=_number(0), default=10.0,
+    flag("--checkpoint_minutes", type=number(0), default=10.0,
          help="minutes between checkpoints; there is one around each evaluation, too")
     flag("--resume", metavar="PATH", help="go on from this checkpoint, or auto: from the last in the result folder, "
                                           "if there is one")
@@ -212,7 +213,7 @@ def add_evaluation(parser: Parser):
     flag("--num_eval", type=integer(1), default=20, help="fresh networks per evaluation")
     flag("--epoch_eval_train", type=integer(0), default=1000, help="epochs to train an evaluated network, less 1")
     flag("--batch_train", type=integer(1), default=256, help="batch size of its training")
-    flag("--lr_net", type=_number(0, above=True), default=0.01, help="its learning rate, and that of the pool")
+    flag("--lr_net", type=number(0, above=True), default=0.01, help="its learning rate, and that of the pool")
     flag("--dsa_strategy", type=_checked(_strategy), default="color_crop_cutout_flip_scale_rotate",
          help="augmentations of DSA, joined by _, in distillation and evaluation; none for none")
 
