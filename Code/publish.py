@@ -1,0 +1,117 @@
+"""Puts finished sets into a folder to share: 8-bit images, a card that says all about each, a table of all.
+
+    python3 -u publish.py result/res_BACON_MNIST_ConvNet_10ipc.pt --data_path data --num_eval 5
+
+A set becomes <to>/<dataset>/<method>_ipc<k>.pt with its card, .json, beside it. Both the set as it was and the one
+in 8 bits are evaluated by evaluate.py, which takes all further flags; the same command gives the card's accuracy
+again. A set that loses in 8 bits more than the deviation between networks, and than half a point, is refused.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from utils import options, storage
+from utils.errors import UserError
+from utils.experiment import percent, reported
+
+PAPER_ITERATIONS = 20000
+TITLE = """# Distilled sets
+
+Made by the commands in the cards (`.json`), written by `Code/publish.py`. From `Code/`:
+
+    images, labels = utils.load_synthetic("../Distilled/MNIST/BACON_ipc10.pt")    # ready to train on
+    python3 -u evaluate.py --synthetic ../Distilled/MNIST/BACON_ipc10.pt          # the accuracy below
+
+Mean and standard deviation over (n) networks. Images are stored in 8 bits; the last but one column is the accuracy
+of the set before that, trained with the same draws.
+
+"""
+OWN_MACHINE = ("data_path", "save_path", "resume", "device")  # options that say nothing to others
+
+
+def evaluated(path: Path, flags: list[str]) -> list[dict]:
+    """What evaluate.py finds of a set: a line for each network. Ends the program where it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run([sys.executable, "-u", Path(__file__).with_name("evaluate.py"), *flags, "--synthetic",
+                               path, "--save_path", folder], check=False)
+        if done.returncode:
+            sys.exit(done.returncode)
+        return storage.read_json_lines(Path(folder) / "evaluate.jsonl")
+
+
+def shared_command(command: list[str]) -> str:
+    """A command line without what belongs to the machine that it ran on."""
+    words, skipped = [Path(command[0]).name], False
+    for word in command[1:]:
+        if not skipped and word.removeprefix("--") not in OWN_MACHINE:
+            words.append(word)
+        skipped = not skipped and word.removeprefix("--") in OWN_MACHINE
+    return " ".join(["python3 -u", *words])
+
+
+def publish(path: Path, to: Path, flags: list[str]) -> None:
+    record = storage.load(path)
+    meta = record["meta"]
+    run_folder = path.with_name(path.stem.removeprefix("res_").removesuffix("_best"))
+    try:
+        run = json.loads((run_folder / "options.json").read_text())
+    except (OSError, ValueError):
+        raise UserError(f"{path}: options.json of its run is not in {run_folder}; publish a set where its run left "
+                        "it") from None
+    meta["options"] = {name: value for name, value in meta["options"].items() if name not in OWN_MACHINE}
+    target = storage.make_folder(to / meta["dataset"]) / f"{meta['method']}_ipc{meta['ipc']}.pt"
+    with tempfile.TemporaryDirectory() as folder:
+        small = Path(folder) / "packed.pt"
+        storage.save(small, storage.packed(record))
+        whole, content = evaluated(path, flags), small.read_bytes()
+        lines = evaluated(small, flags)
+    for before, after in zip(whole, lines, strict=True):
+        if before["mean"] - after["mean"] > max(before["std"], after["std"], 0.005):
+            raise UserError(f"{path}: in 8 bits {after['model']} reaches {percent(after['accuracies'])}, before "
+                            f"{percent(before['accuracies'])}; it is not published")
+    storage.write_whole(target, lambda file: file.write(content))
+    storage.write_json(target.with_suffix(".json"), {
+        "set": target.name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content),
+        **{name: meta[name] for name in ("method", "dataset", "ipc", "model", "formation", "seed", "iteration")},
+        "command": shared_command(run["command"]), "machine": run["machine"], "date": run["date"],
+        "versions": run["versions"], "chosen": meta["chosen"], "accuracies of its run": record["accs_all_exps"],
+        "evaluated by": shared_command(["evaluate.py", "--synthetic", target.name, *flags]),
+        "evaluation": without_path(lines), "evaluation in float32": without_path(whole)})
+
+
+def without_path(lines: list[dict]) -> list[dict]:
+    return [{name: value for name, value in line.items() if name != "synthetic"} for line in lines]
+
+
+def table(to: Path) -> str:
+    """A Markdown table of all cards below a folder."""
+    rows = ["| set | images per class | iterations | network | epochs | test accuracy, % | before 8 bits | kB |",
+            "| --- | --: | --: | --- | --: | --: | --: | --: |"]
+    for path in sorted(to.glob("*/*.json")):
+        card = json.loads(path.read_text())
+        for small, whole in zip(card["evaluation"], card["evaluation in float32"], strict=True):
+            accuracies = " | ".join(f"{percent(line['accuracies'])[:-2]} ({len(line['accuracies'])})".replace("+-", "±")
+                                    for line in (small, whole))
+            rows.append(f"| [{card['dataset']}/{card['set']}]({card['dataset']}/{card['set']}) | {card['ipc']} | "
+                        f"{', '.join(map(str, card['iteration']))} of {PAPER_ITERATIONS} | {small['model']} | "
+                        f"{small['epoch_eval_train'] + 1} | {accuracies} | {card['bytes'] / 1000:.0f} |")
+    return "\n".join(rows) + "\n"
+
+
+def main() -> None:
+    parser = options.new_parser(__doc__)
+    parser.add_argument("sets", nargs="+", type=Path, help="res_*.pt files, where their runs left them")
+    parser.add_argument("--to", type=Path, default="../Distilled", help="folder to share")
+    args, flags = parser.parse_known_args()
+    with reported():
+        for path in args.sets:
+            publish(path, args.to, flags)
+            storage.write_whole(args.to / "README.md", lambda file: file.write((TITLE + table(args.to)).encode()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""The sets in Distilled/ and how they come there."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import utils
+from conftest import ROOT, TINY, call_script
+from utils import storage
+
+CARDS = sorted((ROOT / "Distilled").glob("*/*.json"))
+QUICK = ["--num_eval", 2, "--epoch_eval_train", 1]
+
+
+@pytest.mark.parametrize("path", CARDS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_card_describes_its_set(path):
+    card, content = json.loads(path.read_text()), path.with_suffix(".pt").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == card["sha256"] and len(content) == card["bytes"]
+    assert content.find(b"/work/") == content.find(b"/tmp/") == -1 and "/tmp/" not in path.read_text()
+    meta = storage.load(path.with_suffix(".pt"))["meta"]
+    assert all(meta[name] == card[name] for name in ("method", "dataset", "ipc", "model", "seed", "iteration"))
+    images, labels = utils.load_synthetic(path.with_suffix(".pt"))
+    assert len(images) == len(labels) == len(meta["class_names"]) * meta["ipc"] * meta["formation"] ** 2
+    for line in card["evaluation"]:
+        assert f"{100 * line['mean']:.2f} ± {100 * line['std']:.2f}" in (ROOT / "Distilled" / "README.md").read_text()
+
+
+def test_smallest_set_reaches_its_accuracy(tmp_path):
+    path = ROOT / "Distilled" / "digits" / "BACON_ipc1.pt"
+    call_script("evaluate.py", "--synthetic", path, "--save_path", tmp_path)
+    line, = storage.read_json_lines(tmp_path / "evaluate.jsonl")
+    expected, = json.loads(path.with_suffix(".json").read_text())["evaluation"]
+    assert line["mean"] == pytest.approx(expected["mean"], abs=expected["std"])
+
+
+def test_8_bits_move_a_value_by_half_a_step_at_most():
+    noise = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = noise * torch.tensor([1, 10, 0]).view(3, 1, 1)
+    record = {"data": [[images[:4], torch.zeros(4).long()], [images[4:], torch.ones(2).long()]],
+              "accs_all_exps": {}, "meta": {"formation": 1}}
+    small = storage.packed(record)
+    loaded = storage._checked(small)["data"]
+    step = torch.tensor(small["meta"]["packed"]["step"]).view(3, 1, 1)
+    for (image, label), (was, was_label) in zip(loaded, record["data"], strict=True):
+        assert image.dtype == torch.float32 and torch.equal(label, was_label)
+        assert ((image - was).abs() <= step * 0.5001).all()
+    assert [pair[0].dtype for pair in small["data"]] == [torch.uint8] * 2
+    assert record["data"][0][0].dtype == torch.float32, "the record itself is left alone"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    call_script("BACON_digits.py", *TINY, "--ipc", 1, "--num_exp", 2, "--save_path", folder)
+    return folder / "res_BACON_digits_ConvNetW32_1ipc.pt"
+
+
+def test_publish(finished, tmp_path):
+    call_script("publish.py", finished, "--to", tmp_path, *QUICK)
+    card = json.loads((tmp_path / "digits" / "BACON_ipc1.json").read_text())
+    small, = card["evaluation"]
+    assert len(small["accuracies"]) == 4 and small["epoch_eval_train"] == 1, "two sets, two networks each"
+    assert str(finished.parent) not in json.dumps(card) and "--Iteration 2" in card["command"]
+    assert card["evaluated by"] == "python3 -u evaluate.py --synthetic BACON_ipc1.pt --num_eval 2 --epoch_eval_train 1"
+    assert f"| {100 * small['mean']:.2f} ± {100 * small['std']:.2f} (4) |" in (tmp_path / "README.md").read_text()
+    before, after = (utils.load_synthetic(path)[0] for path in (finished, tmp_path / "digits" / "BACON_ipc1.pt"))
+    assert 0 < (before - after).abs().max() < (before.max() - before.min()) / 255
+    again = tmp_path / "again"
+    call_script("evaluate.py", "--synthetic", tmp_path / "digits" / "BACON_ipc1.pt", *QUICK, "--save_path", again)
+    line, = storage.read_json_lines(again / "evaluate.jsonl")
+    assert np.allclose(line["accuracies"], small["accuracies"], atol=0.02)
+
+
+def test_sets_that_are_not_published(finished, tmp_path):
+    alone = tmp_path / finished.name
+    alone.write_bytes(finished.read_bytes())
+    for path, named in ((alone, "options.json"), (tmp_path / "none.pt", "no such file")):
+        done = call_script("publish.py", path, "--to", tmp_path / "to", *QUICK, expect=2)
+        assert named in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "to" / "README.md").exists()
