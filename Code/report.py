@@ -103,9 +103,9 @@ class Run:
         if 0 < options.Iteration < paper.ITERATIONS:
             words.append(f"{options.Iteration:,} of {paper.ITERATIONS:,} iterations")
         if networks.CONVNETS[options.model].get("width", paper.WIDTH) < paper.WIDTH:
-            words.append(f"{options.model} is narrower than ConvNet")
+            words.append(f"narrower network {options.model}")
         if self.protocol_epochs < paper.EPOCHS:
-            words.append(f"evaluation of {self.protocol_epochs + 1:,} of {paper.EPOCHS + 1:,} epochs")
+            words.append(f"{self.protocol_epochs + 1:,} of {paper.EPOCHS + 1:,} epochs of evaluation")
         return "shortened: " + ", ".join(words) if words else ""
 
     def rows(self) -> list[dict[str, str]]:
@@ -119,7 +119,7 @@ class Run:
             rows.append({
                 "dataset": options.dataset, "method": options.method, "ipc": str(options.ipc), "network": network,
                 "formation": "2×2 formation" if self.formation == 2 else "", "seed": str(options.seed),
-                "iterations": f"{options.Iteration:,}" if options.Iteration else "none: chosen, not distilled",
+                "iterations": f"{options.Iteration:,}" if options.Iteration else "none",
                 "accuracy": percent(values), "networks": str(len(values)), "best": percent(best) if best else "–",
                 "paper": f"{self.paper:g}" if self.paper else "–",
                 "time": duration(np.mean([line["seconds"] for line in last])) if last else "–",
@@ -231,20 +231,21 @@ def judge(run: Run, data: RealData) -> dict:
     counts = torch.bincount(classes * wanted + predicted, minlength=classes ** 2).reshape(classes, classes).numpy()
 
     shown = min(classes, OPEN_CLASSES)
-    rows = first_of_each(wanted, shown, REAL_POINTS // shown)
-    chosen = first_of_each(labels.cpu(), shown, SYNTHETIC_POINTS // shown)
-    points = torch.cat([data.normalise(data.test_images[rows.to(data.device)]), images[chosen.to(data.device)]])
+    real = first_of_each(wanted, shown, REAL_POINTS // shown)
+    synthetic = first_of_each(labels.cpu(), shown, SYNTHETIC_POINTS // shown)
+    points = torch.cat([data.normalise(data.test_images[real.to(data.device)]), images[synthetic.to(data.device)]])
     with torch.no_grad():
         embedded = torch.cat([passes.embed_and_classify(network, part, 1000)[0].cpu()
                               for part in points.split(options.max_batch)]).numpy()
-    plane = TSNE(init="pca", perplexity=min(30, (len(embedded) - 1) / 3), random_state=options.seed).fit_transform(embedded)
-    classes_of = torch.cat([wanted[rows], labels.cpu()[chosen]]).numpy()
+    tsne = TSNE(init="pca", perplexity=min(30, (len(embedded) - 1) / 3), random_state=options.seed)
+    classes_of = torch.cat([wanted[real], labels.cpu()[synthetic]]).numpy()
     return {
-        "network": options.model, "epochs": f"{epochs:,}", "accuracy": f"{100 * np.trace(counts) / counts.sum():.2f}",
-        "tests": f"{len(wanted):,}", "confused": most_confused(counts, data.class_names), "real": len(rows),
-        "synthetic": len(chosen), "classes": f"the first {shown} of {classes} classes" if shown < classes else "",
-        "embeddings": figures.embeddings(plane, classes_of, np.arange(len(plane)) < len(rows), data.class_names[:shown]),
-        "confusion": figures.confusion(counts, data.class_names)}
+        "network": options.model, "epochs": f"{epochs:,}", "tests": f"{len(wanted):,}",
+        "accuracy": f"{100 * np.trace(counts) / counts.sum():.2f}", "real": len(real), "synthetic": len(synthetic),
+        "classes": f"the first {shown} of {classes} classes" if shown < classes else "",
+        "embeddings": figures.embeddings(tsne.fit_transform(embedded), classes_of,
+                                         np.arange(len(points)) < len(real), data.class_names[:shown]),
+        "confusion": figures.confusion(counts, data.class_names), "confused": most_confused(counts, data.class_names)}
 
 
 def first_of_each(labels: Tensor, classes: int, count: int) -> Tensor:
@@ -283,9 +284,9 @@ def strip(pixels: Tensor, per_line: int = PER_LINE) -> dict:
     """Images as a data URI, with its width in pixels, enlarged where they are small or few."""
     per_line = min(per_line, len(pixels))
     side = pixels.shape[-1]
-    scale = max(1, (128 if per_line < 3 else 64) // side)
+    scale = max(1, (96 if per_line < 3 else 64) // side)
     return {"uri": figures.data_uri(figures.png(pixels, per_line)),
-            "width": scale * (per_line * (side + figures.GAP) - figures.GAP)}
+            "width": scale * (per_line * (side + figures.GAP) + figures.GAP)}
 
 
 def save_pictures(part: dict, folder: Path) -> dict[str, str]:
@@ -293,7 +294,7 @@ def save_pictures(part: dict, folder: Path) -> dict[str, str]:
     name, files = part["id"], {}
 
     def path(what: str) -> Path:
-        files[what] = f"{name}_{re.sub(r'[^a-z]+', '_', what)}.png"
+        files[what] = f"{name}_{re.sub(r'[^a-z]+', '_', what.lower()).strip('_')}.png"
         return folder / files[what]
 
     for view in part["views"]:

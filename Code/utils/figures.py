@@ -25,7 +25,7 @@ STYLE = {"font.size": 9, "text.parse_math": False, "text.color": INK, "axes.labe
 TERMS = {"nll": "likelihood", "tv": "total variation", "clip": "CLIP", "ce": "cross-entropy",
          "mean": "squared distance of the means", "pool": "accuracy of the pool, %"}
 NAMED = 20  # classes whose names fit beside a confusion matrix
-GAP = 2  # pixels between images
+GAP = 1  # pixels around images
 
 
 def curve(lines: list[dict]) -> list[dict]:
@@ -59,14 +59,15 @@ def accuracies(lines: list[dict], paper: float | None) -> Figure:
     if paper:
         axes.axhline(paper, color=INK, linestyle=(0, (4, 3)), linewidth=0.9, label="the paper, 20,000 iterations")
     axes.grid(color=INK, alpha=0.12, linewidth=0.6)
-    axes.legend(loc="lower right", fontsize=8)
+    if len(axes.get_legend_handles_labels()[0]) > 1:
+        axes.legend(loc="best", fontsize=8)
     return figure
 
 
 @matplotlib.rc_context(STYLE)
 def losses(lines: list[dict], term: str) -> Figure:
     """One term of the loss against iteration, a line for each experiment."""
-    figure, axes = _new(2.9, 1.9)
+    figure, axes = _new(2.6, 1.75)
     for experiment in dict.fromkeys(line["experiment"] for line in lines):
         own = [line for line in lines if line["experiment"] == experiment and term in line["terms"]]
         axes.plot([line["iteration"] for line in own], [line["terms"][term] for line in own], linewidth=1,
@@ -78,15 +79,17 @@ def losses(lines: list[dict], term: str) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def embeddings(points: np.ndarray, labels: np.ndarray, real: np.ndarray, class_names: list[str]) -> Figure:
-    """Points (N, 2) of classes (N,): where `real`, faint dots, else framed squares; names where the real ones lie."""
+    """Points (N, 2) of classes (N,): where `real`, faint dots, else framed squares; a name where its dots lie."""
     figure, axes = _new(4.4, 4.2)
-    for k, name in enumerate(class_names):
+    size = 20 if (~real).sum() <= 100 else 9
+    for k in range(len(class_names)):
         color, own = SERIES[k % len(SERIES)], labels == k
-        axes.scatter(*points[own & real].T, s=7, color=color, alpha=0.45, linewidths=0)
-        axes.scatter(*points[own & ~real].T, s=20, color=color, marker="s", edgecolors=INK, linewidths=0.6)
+        axes.scatter(*points[own & ~real].T, s=size, color=color, marker="s", edgecolors=INK, linewidths=0.5, alpha=0.9)
+        axes.scatter(*points[own & real].T, s=7, color=color, alpha=0.6, linewidths=0)
+    box = {"boxstyle": "round,pad=0.2", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.8}
     for k, name in enumerate(class_names):
-        axes.text(*np.median(points[(labels == k) & real], axis=0), _short(name), ha="center", va="center", fontsize=8.5,
-                  weight="bold", bbox={"boxstyle": "round,pad=0.2", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.8})
+        middle = np.median(points[(labels == k) & real], axis=0)
+        axes.text(*middle, _short(name), ha="center", va="center", fontsize=8.5, weight="bold", bbox=box)
     axes.set_axis_off()
     return figure
 
@@ -135,12 +138,13 @@ def svg(figure: Figure, name: str) -> str:
 
 
 def png(pixels: Tensor, per_row: int) -> bytes:
-    """Images (N, C, H, W) with pixels in 0..1 as a PNG, pixel by pixel, with transparent gaps."""
+    """Images (N, C, H, W) with pixels in 0..1 as a PNG, pixel by pixel, framed in a grey that is half transparent."""
     count, channels, height, width = pixels.shape
     rows, per_row = -(-count // per_row), min(count, per_row)
-    sheet = np.zeros((rows * (height + GAP) - GAP, per_row * (width + GAP) - GAP, channels + 1), np.uint8)
+    sheet = np.full((rows * (height + GAP) + GAP, per_row * (width + GAP) + GAP, channels + 1), 128, np.uint8)
+    sheet[..., channels] = 80
     for k, image in enumerate(pixels.mul(255).round().byte().permute(0, 2, 3, 1).numpy()):
-        top, left = k // per_row * (height + GAP), k % per_row * (width + GAP)
+        top, left = GAP + k // per_row * (height + GAP), GAP + k % per_row * (width + GAP)
         sheet[top:top + height, left:left + width, :channels] = image
         sheet[top:top + height, left:left + width, channels] = 255
     file = io.BytesIO()
