@@ -17,7 +17,6 @@ from argparse import Namespace
 from pathlib import Path
 
 import jinja2
-import markupsafe
 import numpy as np
 import torch
 from sklearn.manifold import TSNE
@@ -327,8 +326,7 @@ def write(sections: list[dict], target: Path) -> None:
     templates = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
                                    autoescape=jinja2.select_autoescape(["html"]), undefined=jinja2.StrictUndefined,
                                    trim_blocks=True, lstrip_blocks=True)
-    templates.filters |= {"strip": strip, "markdown": markdown,
-                          "svg": lambda figure, name: markupsafe.Markup(figures.svg(figure, name))}
+    templates.filters |= {"strip": strip, "markdown": markdown, "svg": figures.svg}
     datasets = ", ".join(dict.fromkeys(part["run"].options.dataset for part in sections))
     for name in ("report.html", "report.md"):
         text = templates.get_template(name).render(sections=sections, title=f"Distilled sets: {datasets}",

@@ -41,8 +41,6 @@ def plot_curve(axes, points: list[dict], **look) -> None:
     """Accuracy in % against iteration, from what `curve` gives."""
     iterations, mean, std = (np.array([point[name] for point in points]) for name in ("iteration", "mean", "std"))
     axes.errorbar(iterations, 100 * mean, 100 * std, marker="o", markersize=3, capsize=2, **look)
-    axes.set(xlabel="iteration", ylabel="test accuracy, %")
-    axes.grid(alpha=0.3)
 
 
 def _new(width: float, height: float):
@@ -58,6 +56,7 @@ def accuracies(lines: list[dict], paper: float | None) -> Figure:
         plot_curve(axes, curve([line for line in lines if line["model"] == model]), color=color, label=model)
     if paper:
         axes.axhline(paper, color=INK, linestyle=(0, (4, 3)), linewidth=0.9, label="the paper, 20,000 iterations")
+    axes.set(xlabel="iteration", ylabel="test accuracy, %")
     axes.grid(color=INK, alpha=0.12, linewidth=0.6)
     if len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend(loc="best", fontsize=8)
