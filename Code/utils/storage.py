@@ -13,8 +13,9 @@ import warnings
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, read_image
+from torchvision.transforms.functional import pil_to_tensor
 from torchvision.utils import make_grid, save_image
 
 from utils import augment, processes, unpickle
@@ -192,10 +193,11 @@ def load_picture(path: Path, shape: tuple[int, int, int], per_row: int) -> Tenso
     factor = _enlargement(shape[2])
     height, width = (factor * side + GAP for side in shape[1:])
     try:
-        picture = read_image(str(path), ImageReadMode.RGB)[:shape[0]].float() / 255
+        with Image.open(path) as file:
+            picture = pil_to_tensor(file.convert("RGB"))[:shape[0]].float() / 255
         rows = (picture.shape[1] - GAP) // height
         cells = picture[:, GAP:, GAP:].reshape(shape[0], rows, height, per_row, width)
-    except (OSError, RuntimeError) as error:
+    except (OSError, SyntaxError, ValueError, RuntimeError) as error:  # what Pillow and reshape raise
         raise UserError(f"{path}: not a picture of this set ({reason(error)}); remove it") from None
     return cells.permute(1, 3, 0, 2, 4).flatten(0, 1)[..., :height - GAP:factor, :width - GAP:factor]
 
