@@ -119,8 +119,8 @@ class Run:
                 "dataset": options.dataset, "method": options.method, "ipc": str(options.ipc), "network": network,
                 "formation": "2×2 formation" if self.formation == 2 else "", "seed": str(options.seed),
                 "iterations": f"{options.Iteration:,}" if options.Iteration else "none",
-                "accuracy": percent(values), "networks": str(len(values)), "best": percent(best) if best else "–",
-                "paper": f"{self.paper:g}" if self.paper else "–",
+                "accuracy": percent(values), "networks": f"{len(values)} network{'s' * (len(values) > 1)}",
+                "best": percent(best) if best else "–", "paper": f"{self.paper:g}" if self.paper else "–",
                 "time": duration(np.mean([line["seconds"] for line in last])) if last else "–",
                 "machine": self.machine, "date": self.date,
                 "notes": "; ".join(filter(None, (self.unfinished(), self.shortened())))})
@@ -275,7 +275,7 @@ def section(number: int, run: Run, budget: int, quick: bool) -> dict:
         return {
             "id": f"run{number}", "run": run, "rows": run.rows(), "views": views(run, budget),
             "change": change(run, start), "judged": judged, "why": why,
-            "accuracies": figures.accuracies(run.metrics, run.paper) if run.metrics else None,
+            "accuracies": figures.accuracies(run.metrics, run.paper) if run.metrics and run.options.Iteration else None,
             "losses": {figures.TERMS.get(term, term): figures.losses(run.losses, term) for term in terms}}
 
 
@@ -283,7 +283,7 @@ def strip(pixels: Tensor, per_line: int = PER_LINE) -> dict:
     """Images as a data URI, with its width in pixels, enlarged where they are small or few."""
     per_line = min(per_line, len(pixels))
     side = pixels.shape[-1]
-    scale = max(1, (96 if per_line < 3 else 64) // side)
+    scale = max(1, 104 // (side + 2) if per_line < 3 else 64 // side)
     return {"uri": figures.data_uri(figures.png(pixels, per_line)),
             "width": scale * (per_line * (side + figures.GAP) + figures.GAP)}
 

@@ -85,12 +85,23 @@ def embeddings(points: np.ndarray, labels: np.ndarray, real: np.ndarray, class_n
         color, own = SERIES[k % len(SERIES)], labels == k
         axes.scatter(*points[own & ~real].T, s=size, color=color, marker="s", edgecolors=INK, linewidths=0.5, alpha=0.9)
         axes.scatter(*points[own & real].T, s=7, color=color, alpha=0.6, linewidths=0)
+    middles = np.array([np.median(points[(labels == k) & real], axis=0) for k in range(len(class_names))])
     box = {"boxstyle": "round,pad=0.2", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.8}
-    for k, name in enumerate(class_names):
-        middle = np.median(points[(labels == k) & real], axis=0)
-        axes.text(*middle, _short(name), ha="center", va="center", fontsize=8.5, weight="bold", bbox=box)
+    for place, name in zip(_apart(middles, np.ptp(points, axis=0)), class_names, strict=True):
+        axes.text(*place, _short(name), ha="center", va="center", fontsize=8.5, weight="bold", bbox=box)
     axes.set_axis_off()
     return figure
+
+
+def _apart(places: np.ndarray, extent: np.ndarray) -> np.ndarray:
+    """Places (K, 2) of names, moved up and down until none covers another."""
+    width, height = 0.24 * extent[0], 0.055 * extent[1]
+    places = places[order := places[:, 1].argsort()].copy()
+    for k in range(1, len(places)):
+        for below in places[:k]:
+            if abs(places[k, 0] - below[0]) < width:
+                places[k, 1] = max(places[k, 1], below[1] + height)
+    return places[order.argsort()]
 
 
 @matplotlib.rc_context(STYLE)
