@@ -83,6 +83,7 @@ class Run:
         self.iterations = self.meta["iteration"]
         self.protocol_epochs = about["options"]["epoch_eval_train"]
         self.paper = paper.accuracy(self.options.method, self.options.dataset, self.options.ipc)
+        self.rows = self._rows()
 
     @property
     def title(self) -> str:
@@ -107,7 +108,7 @@ class Run:
             words.append(f"{self.protocol_epochs + 1:,} of {paper.EPOCHS + 1:,} epochs of evaluation")
         return "shortened: " + ", ".join(words) if words else ""
 
-    def rows(self) -> list[dict[str, str]]:
+    def _rows(self) -> list[dict[str, str]]:
         """The lines of the table, one for each evaluated network, all in words."""
         options, rows = self.options, []
         for network, values in self.accuracies.items():
@@ -117,7 +118,7 @@ class Run:
                     if (line["experiment"], line["iteration"]) == (end["experiment"], end["best_iteration"])]
             rows.append({
                 "dataset": options.dataset, "method": options.method, "ipc": str(options.ipc), "network": network,
-                "formation": "2×2 formation" if self.formation == 2 else "", "seed": str(options.seed),
+                "formation": "2×2 formation" if self.formation == 2 else "",
                 "iterations": f"{options.Iteration:,}" if options.Iteration else "none",
                 "accuracy": percent(values), "networks": f"{len(values)} network{'s' * (len(values) > 1)}",
                 "best": percent(best) if best else "–", "paper": f"{self.paper:g}" if self.paper else "–",
@@ -184,7 +185,7 @@ def _view(run: Run, by_class: list[Tensor], name: str, tiles: int, budget: int) 
             chosen = augment.expand_formation(chosen).unflatten(0, (tiles, -1)).transpose(0, 1).flatten(0, 1)
         rows.append(storage.pixels(chosen, run.meta))
     limits = [f"{images} of {ipc} images"] * (images < ipc) + [f"{shown} of {classes} classes"] * (shown < classes)
-    return {"name": name, "rows": list(zip(run.class_names, rows, strict=False)), "per_line": PER_LINE,
+    return {"name": name, "rows": list(zip(run.class_names, rows, strict=False)),
             "limits": "shown: " + ", ".join(limits) if limits else ""}
 
 
@@ -273,16 +274,15 @@ def section(number: int, run: Run, budget: int, quick: bool) -> dict:
     with undamaged(run.records):
         terms = dict.fromkeys(term for line in run.losses for term in line["terms"])
         return {
-            "id": f"run{number}", "run": run, "rows": run.rows(), "views": views(run, budget),
-            "change": change(run, start), "judged": judged, "why": why,
+            "id": f"run{number}", "run": run, "views": views(run, budget), "change": change(run, start),
+            "judged": judged, "why": why,
             "accuracies": figures.accuracies(run.metrics, run.paper) if run.metrics and run.options.Iteration else None,
             "losses": {figures.TERMS.get(term, term): figures.losses(run.losses, term) for term in terms}}
 
 
-def strip(pixels: Tensor, per_line: int = PER_LINE) -> dict:
+def strip(pixels: Tensor) -> dict:
     """Images as a data URI, with its width in pixels, enlarged where they are small or few."""
-    per_line = min(per_line, len(pixels))
-    side = pixels.shape[-1]
+    per_line, side = min(PER_LINE, len(pixels)), pixels.shape[-1]
     scale = max(1, 104 // (side + 2) if per_line < 3 else 64 // side)
     return {"uri": figures.data_uri(figures.png(pixels, per_line)),
             "width": scale * (per_line * (side + figures.GAP) + figures.GAP)}
@@ -290,10 +290,10 @@ def strip(pixels: Tensor, per_line: int = PER_LINE) -> dict:
 
 def save_pictures(part: dict, folder: Path) -> dict[str, str]:
     """Writes what a section shows as PNG files; returns their names by what they show."""
-    name, files = part["id"], {}
+    files = {}
 
     def path(what: str) -> Path:
-        files[what] = f"{name}_{re.sub(r'[^a-z]+', '_', what.lower()).strip('_')}.png"
+        files[what] = f"{part['id']}_{len(files)}_{re.sub(r'[^a-z]+', '_', what.lower()).strip('_')}.png"
         return folder / files[what]
 
     for view in part["views"]:
@@ -303,7 +303,8 @@ def save_pictures(part: dict, folder: Path) -> dict[str, str]:
     if part["change"]:
         rows = [pixels for _, pixels in part["change"]["rows"]]
         storage.save_picture(path("change"), torch.cat(rows), len(rows[0]))
-    drawn = {"accuracies": part["accuracies"], **part["losses"],
+    drawn = {"accuracies": part["accuracies"],
+             **{f"loss {term}": figure for term, figure in part["losses"].items()},
              **{what: part["judged"][what] for what in ("embeddings", "confusion") if part["judged"]}}
     for what, figure in drawn.items():
         if figure:

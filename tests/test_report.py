@@ -18,7 +18,7 @@ from utils import device, storage
 from utils.paper import PAPER
 
 RUN = "BACON_MNIST_ConvNetW32_1ipc"
-HOSTILE = ["$x_1$ & | *y*", "<script>alert(1)", '_"quoted"']
+HOSTILE = ["$x_1$ & | *y*", "<script>alert(1)", "_" + "long" * 30]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
@@ -42,11 +42,12 @@ def page(result):
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
-    """The folder of a run on images in folders with hostile names."""
+    """The folder of a run on images in folders with hostile names, and of its report."""
     folder = tmp_path_factory.mktemp("hostile")
     images, labels = formats.images_and_labels(3, 10, 16, 3)
     formats.write_class_folders(folder / "mine" / "train", images, labels, HOSTILE)
     call_script("BACON_folder.py", *TINY, "--im_size", 16, "--data_path", folder / "mine", "--save_path", folder)
+    call_script("report.py", folder)
     return folder
 
 
@@ -91,9 +92,8 @@ def test_markdown_has_its_pictures(page, result):
         assert len(Image.open(result / name).convert("RGB").getcolors(100000)) > 2
 
 
-def test_hostile_names_are_text(hostile, tmp_path):
-    call_script("report.py", hostile, "--save_path", tmp_path)
-    page, text = ((tmp_path / f"report.{kind}").read_text() for kind in ("html", "md"))
+def test_hostile_names_are_text(hostile):
+    page, text = ((hostile / f"report.{kind}").read_text() for kind in ("html", "md"))
     assert not re.search(r"(?<!\\)<script", page + text) and page.count("&lt;script&gt;alert(1)") >= 4
     assert "\\<script\\>alert(1)" in text and "$x\\_1$ \\& \\| \\*y\\*" in text
     assert "$x_1$ &amp; | *y*</text>" in page, "taken for mathematics"
@@ -188,15 +188,17 @@ FRAME = """<script>addEventListener("message", event => document.body.textConten
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
-@pytest.mark.parametrize("width, scheme, paper", [(360, "dark", (21, 23, 27)), (1280, "light", (253, 253, 252))])
-def test_in_a_browser(page, result, width, scheme, paper, tmp_path):
+@pytest.mark.parametrize("run, width, scheme, paper", [("hostile", 360, "dark", (21, 23, 27)),
+                                                       ("result", 1280, "light", (253, 253, 252))])
+def test_in_a_browser(page, run, width, scheme, paper, request, tmp_path):
     """Nothing is fetched, broken or wider than the window; the picture is not blank, nor of the other colours."""
-    (tmp_path / "probe.html").write_text(page + PROBE)
+    report_path = request.getfixturevalue(run) / "report.html"
+    (tmp_path / "probe.html").write_text(report_path.read_text() + PROBE)
     (tmp_path / "frame.html").write_text(FRAME.replace("WIDTH", str(width)))
     found = browse(tmp_path / "frame.html", tmp_path, "--virtual-time-budget=5000", "--dump-dom")
     assert json.loads(re.search(r"{.*}", found)[0]) == {
-        "width": width, "needed": width, "broken": 0, "fetched": 0, "unseen": 1}
-    browse(result / "report.html", tmp_path, f"--window-size={width},1500", f"--screenshot={tmp_path / 'shot.png'}",
+        "width": width, "needed": width, "broken": 0, "fetched": 0, "unseen": int(run == "result")}
+    browse(report_path, tmp_path, f"--window-size={width},1500", f"--screenshot={tmp_path / 'shot.png'}",
            f"--blink-settings=preferredColorScheme={int(scheme == 'light')}")
     picture = np.asarray(Image.open(tmp_path / "shot.png").convert("RGB"))
     assert picture.shape == (1500, width, 3) and (picture[[0, 0, -1], [0, -1, 0]] == paper).all()
