@@ -182,14 +182,16 @@ PROBE = """<script>addEventListener("load", () => parent.postMessage(JSON.string
   width: innerWidth, needed: document.documentElement.scrollWidth,
   broken: [...document.images].filter(image => !image.naturalWidth).length,
   fetched: performance.getEntriesByType("resource").filter(entry => !entry.name.startsWith("data:")).length,
+  narrow: [...document.querySelectorAll("svg")].filter(figure => figure.clientWidth < 200).length,
   unseen: [...document.querySelectorAll(".view")].filter(view => !view.offsetHeight).length}), "*"))</script>"""
 FRAME = """<script>addEventListener("message", event => document.body.textContent = event.data)</script>
 <body><iframe src="probe.html" style="border: 0; width: WIDTHpx"></iframe></body>"""
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
-@pytest.mark.parametrize("run, width, scheme, paper", [("hostile", 360, "dark", (21, 23, 27)),
-                                                       ("result", 1280, "light", (253, 253, 252))])
+@pytest.mark.parametrize("run, width, scheme, paper", [
+    ("hostile", 360, "dark", (21, 23, 27)), ("hostile", 1100, "light", (253, 253, 252)),
+    ("result", 360, "light", (253, 253, 252)), ("result", 1280, "dark", (21, 23, 27))])
 def test_in_a_browser(page, run, width, scheme, paper, request, tmp_path):
     """Nothing is fetched, broken or wider than the window; the picture is not blank, nor of the other colours."""
     report_path = request.getfixturevalue(run) / "report.html"
@@ -197,7 +199,7 @@ def test_in_a_browser(page, run, width, scheme, paper, request, tmp_path):
     (tmp_path / "frame.html").write_text(FRAME.replace("WIDTH", str(width)))
     found = browse(tmp_path / "frame.html", tmp_path, "--virtual-time-budget=5000", "--dump-dom")
     assert json.loads(re.search(r"{.*}", found)[0]) == {
-        "width": width, "needed": width, "broken": 0, "fetched": 0, "unseen": int(run == "result")}
+        "width": width, "needed": width, "broken": 0, "fetched": 0, "narrow": 0, "unseen": int(run == "result")}
     browse(report_path, tmp_path, f"--window-size={width},1500", f"--screenshot={tmp_path / 'shot.png'}",
            f"--blink-settings=preferredColorScheme={int(scheme == 'light')}")
     picture = np.asarray(Image.open(tmp_path / "shot.png").convert("RGB"))

@@ -48,6 +48,12 @@ def _new(width: float, height: float):
     return figure, figure.subplots()
 
 
+def _against_iterations(axes) -> None:
+    axes.set(xlabel="iteration")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(color=INK, alpha=0.12, linewidth=0.6)
+
+
 @matplotlib.rc_context(STYLE)
 def accuracies(lines: list[dict], paper: float | None) -> Figure:
     """Accuracy against iteration for each evaluated network, beside the paper's number in % where there is one."""
@@ -56,8 +62,8 @@ def accuracies(lines: list[dict], paper: float | None) -> Figure:
         plot_curve(axes, curve([line for line in lines if line["model"] == model]), color=color, label=model)
     if paper:
         axes.axhline(paper, color=INK, linestyle=(0, (4, 3)), linewidth=0.9, label="the paper, 20,000 iterations")
-    axes.set(xlabel="iteration", ylabel="test accuracy, %")
-    axes.grid(color=INK, alpha=0.12, linewidth=0.6)
+    axes.set(ylabel="test accuracy, %")
+    _against_iterations(axes)
     if len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend(loc="best", fontsize=8)
     return figure
@@ -71,8 +77,7 @@ def losses(lines: list[dict], term: str) -> Figure:
         own = [line for line in lines if line["experiment"] == experiment and term in line["terms"]]
         axes.plot([line["iteration"] for line in own], [line["terms"][term] for line in own], linewidth=1,
                   color=SERIES[experiment % len(SERIES)])
-    axes.set(xlabel="iteration")
-    axes.grid(color=INK, alpha=0.12, linewidth=0.6)
+    _against_iterations(axes)
     return figure
 
 
