@@ -21,7 +21,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmark import DEFAULTS
-from utils import checkpoint, device, experiment, methods, options, storage
+from utils import checkpoint, device, experiment, figures, methods, options, storage
 from utils.distill import Distillation
 from utils.errors import UserError
 
@@ -54,14 +54,10 @@ def summarise(method: str, cells: list[argparse.Namespace]) -> list[dict]:
     for network in records[0]["accs_all_exps"]:
         accuracies = [a for record in records for a in record["accs_all_exps"][network]]
         own = [line for line in lines if line["model"] == network]
-        curve = []
-        for iteration in dict.fromkeys(line["iteration"] for line in own):
-            values = [a for line in own if line["iteration"] == iteration for a in line["accuracies"]]
-            curve.append({"iteration": iteration, "mean": float(np.mean(values)), "std": float(np.std(values))})
         seconds = [line["seconds"] for line in own if line["iteration"] == cells[0].Iteration]
         rows.append({"method": method, "ipc": cells[0].ipc, "network": network, "iterations": cells[0].Iteration,
                      "mean": float(np.mean(accuracies)), "std": float(np.std(accuracies)), "accuracies": accuracies,
-                     "seconds": round(float(np.mean(seconds)), 1), "curve": curve,
+                     "seconds": round(float(np.mean(seconds)), 1), "curve": figures.curve(own),
                      "options": records[0]["meta"]["options"]})
     return rows
 
@@ -81,15 +77,14 @@ def plot(dataset: str, rows: list[dict], path: Path) -> None:
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for k, row in enumerate(row for row in rows if (row["ipc"], row["network"]) == panel):
             look = {"color": f"C{k}", "label": row["method"]}
-            iterations, mean, std = (np.array([p[name] for p in row["curve"]]) for name in ("iteration", "mean", "std"))
             if row["iterations"]:
-                axes.errorbar(iterations, 100 * mean, 100 * std, marker="o", markersize=3, capsize=2, **look)
+                figures.plot_curve(axes, row["curve"], **look)
             else:
-                axes.axhline(100 * mean[0], linestyle="--", linewidth=1, **look)
+                axes.axhline(100 * row["mean"], linestyle="--", linewidth=1, **look)
         axes.set(xlabel="iteration", ylabel="test accuracy, %", title=f"{dataset}, {panel[1]}, IPC {panel[0]}")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-    storage.write_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
+    figures.save_png(figure, path)
 
 
 def cell(method: str, ipc: int, seed: int, shared: argparse.Namespace) -> argparse.Namespace:

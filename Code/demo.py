@@ -16,7 +16,7 @@ from torch import Tensor
 
 from BACON_digits import DEFAULTS
 from utils import data as datasets
-from utils import evaluation, experiment, options, storage
+from utils import evaluation, experiment, figures, options, storage
 from utils.distill import initial_images
 from utils.draws import Draws
 
@@ -61,19 +61,16 @@ def plot(compared: list[tuple[list[Row], experiment.Record]], path: Path) -> Non
     """Accuracy against iteration from the start on, with the standard deviation over networks."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for (random, start, _), record in compared:
-        lines = storage.read_json_lines(record.metrics_path)
-        points = [(0, start.accuracies), *((line["iteration"], line["accuracies"]) for line in lines)]
-        iterations, accuracies = zip(*points, strict=True)
-        mean, std = 100 * np.mean(accuracies, axis=1), 100 * np.std(accuracies, axis=1)
-        curve = axes.errorbar(iterations, mean, std, marker="o", capsize=3, label=f"BACON, IPC {record.args.ipc}")
-        axes.axhline(100 * np.mean(random.accuracies), linestyle="--", color=curve[0].get_color(),
+    for k, ((random, start, _), record) in enumerate(compared):
+        points = figures.curve([{"iteration": 0, "accuracies": start.accuracies}, *record.metrics])
+        figures.plot_curve(axes, points, color=f"C{k}", label=f"BACON, IPC {record.args.ipc}")
+        axes.axhline(100 * np.mean(random.accuracies), linestyle="--", color=f"C{k}",
                      label=f"random real images, IPC {record.args.ipc}")
     axes.set(xlabel="iteration (0 is the random 2x2 formation)", ylabel="test accuracy, %")
     axes.set_title("scikit-learn's digits, ConvNetW32")
     axes.legend()
     axes.grid(alpha=0.3)
-    storage.write_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
+    figures.save_png(figure, path)
 
 
 def main() -> None:

@@ -14,11 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from utils import options, storage
+from utils import options, paper, storage
 from utils.errors import UserError
 from utils.experiment import percent, reported
 
-PAPER_ITERATIONS = 20000
 TITLE = """# Distilled sets
 
 Made by the commands in the cards (`.json`), written by `Code/publish.py`. From `Code/`:
@@ -97,7 +96,7 @@ def table(to: Path) -> str:
             accuracies = " | ".join(f"{percent(line['accuracies'])[:-2]} ({len(line['accuracies'])})".replace("+-", "±")
                                     for line in (small, whole))
             rows.append(f"| [{card['dataset']}/{card['set']}]({card['dataset']}/{card['set']}) | {card['ipc']} | "
-                        f"{', '.join(map(str, card['iteration']))} of {PAPER_ITERATIONS} | {small['model']} | "
+                        f"{', '.join(map(str, card['iteration']))} of {paper.ITERATIONS} | {small['model']} | "
                         f"{small['epoch_eval_train'] + 1} | {accuracies} | {card['bytes'] / 1000:.0f} |")
     return "\n".join(rows) + "\n"
 

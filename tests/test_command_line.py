@@ -32,7 +32,7 @@ def test_files_of_a_run(result):
     pictures = {f"vis_{RUN}_exp{e}_iter{i}.png" for e in (0, 1) for i in (1, 2)}
     assert {path.name for path in folder.iterdir()} == {RUN, f"res_{RUN}.pt", f"res_{RUN}_best.pt"} | pictures
     left = {path.name.split(".")[0] for path in (folder / RUN).iterdir()}
-    assert left == {"metrics", "options", "events", "checkpoint", "lock"}
+    assert left == {"metrics", "losses", "options", "events", "checkpoint", "lock"}
 
 
 def test_saved_set_is_as_promised(result):

@@ -36,10 +36,11 @@ def start_ranks(folder, count, *flags, prepare=None, in_rank=0):
 
 
 def result(folder):
-    """Images (K, ipc, ...) and the lines of metrics.jsonl without the times."""
+    """Images (K, ipc, ...) and the lines of metrics.jsonl, without the times, and losses.jsonl."""
     (images, _), = storage.load(folder / "result" / f"res_{RUN}.pt")["data"]
-    lines = storage.read_json_lines(folder / "result" / RUN / "metrics.jsonl")
-    return images.unflatten(0, (10, 2)), [line | {"seconds": None} for line in lines]
+    lines, losses = (storage.read_json_lines(folder / "result" / RUN / f"{name}.jsonl")
+                     for name in ("metrics", "losses"))
+    return images.unflatten(0, (10, 2)), [line | {"seconds": None} for line in lines] + losses
 
 
 @pytest.fixture(scope="module")

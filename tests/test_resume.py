@@ -59,10 +59,13 @@ def checkpoints(folder):
 
 def test_whole_run_is_worth_killing(whole):
     assert {path.split("/")[-1] for path in left(whole)} == {
-        RUN, "checkpoint.pt", "lock", "metrics.jsonl", "options.json", f"res_{RUN}.pt", f"res_{RUN}_best.pt",
-        *(f"vis_{RUN}_exp{e}_iter{i}.png" for e in (0, 1) for i in (2, 4))}
+        RUN, "checkpoint.pt", "lock", "losses.jsonl", "metrics.jsonl", "options.json", f"res_{RUN}.pt",
+        f"res_{RUN}_best.pt", *(f"vis_{RUN}_exp{e}_iter{i}.png" for e in (0, 1) for i in (2, 4))}
     lines = left(whole)[f"{RUN}/metrics.jsonl"]
     assert [(line["experiment"], line["iteration"]) for line in lines] == [(0, 2), (0, 4), (1, 2), (1, 4)]
+    losses = storage.read_json_lines(whole / "result" / RUN / "losses.jsonl")
+    assert [(line["experiment"], line["iteration"]) for line in losses] == [(e, i) for e in (0, 1) for i in range(4)]
+    assert all(line["terms"].keys() == {"nll", "tv", "clip", "ce", "pool"} for line in losses)
     assert len((whole / "events").read_text().splitlines()) > 100
 
 
@@ -257,7 +260,8 @@ def read_or_refuse(path, content):
 
 
 SMALL = {"options": {"ipc": 1}, "experiment": 0, "iteration": 2, "seconds": 1.5, "last": [], "best": [],
-         "metrics": [{"mean": 0.5}], "distillation": {"images": torch.zeros(3, 4), "pool": [torch.ones(2)]}}
+         "metrics": [{"mean": 0.5}], "losses": [],
+         "distillation": {"images": torch.zeros(3, 4), "pool": [torch.ones(2)]}}
 
 
 def test_five_hundred_damaged_checkpoints(tmp_path):

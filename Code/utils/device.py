@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import platform
 import sys
+from pathlib import Path
 
 import torch
 
@@ -40,7 +41,16 @@ def describe(device: torch.device) -> str:
     """The machine in words: the GPU's name, or the processor and its threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()} {device.type}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{processor()} ({device.type}, {threads} thread{'s' * (threads > 1)})"
+
+
+def processor() -> str:
+    """The processor's model, or where the system does not say it, its architecture."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -62,13 +62,28 @@ def train(network: nn.Module, images: Tensor, labels: Tensor, options, rng: np.r
 
 
 @torch.no_grad()
+def predict(network: nn.Module, data: RealData, max_batch: int, passes: Passes) -> Tensor:
+    """The class (N,) that the network gives each test image."""
+    network.eval()
+    return torch.cat([passes.classify(network, data.normalise(images)).argmax(dim=1)
+                      for images in data.test_images.split(max_batch)])
+
+
 def test(network: nn.Module, data: RealData, max_batch: int, passes: Passes) -> float:
     """Accuracy in 0..1 on the whole test set."""
-    network.eval()
-    correct = torch.zeros((), device=data.device, dtype=torch.long)
-    for images, labels in zip(data.test_images.split(max_batch), data.test_labels.split(max_batch), strict=True):
-        correct += (passes.classify(network, data.normalise(images)).argmax(dim=1) == labels).sum()
-    return correct.item() / len(data.test_labels)
+    return (predict(network, data, max_batch, passes) == data.test_labels).sum().item() / len(data.test_labels)
+
+
+def trained_network(images: Tensor, labels: Tensor, data: RealData, model: str, options, draws: Draws,
+                    place: tuple[int | str, ...], passes: Passes,
+                    on_epoch: Callable[[], None] = lambda: None) -> nn.Module:
+    """A fresh network, trained on a set on the data's device; `place` makes its draws its own."""
+    channel, *size = data.image_shape
+    seed = draws.network_seed("evaluation", model, *place)
+    network = get_network(model, channel, data.num_classes, tuple(size), seed)
+    passes.prepare(network, data.device, data.dtype)
+    train(network, images, labels, options, draws.evaluation(model, *place), passes, on_epoch)
+    return network
 
 
 def evaluate(images: Tensor, labels: Tensor, data: RealData, model: str, options, draws: Draws,
@@ -81,11 +96,7 @@ def evaluate(images: Tensor, labels: Tensor, data: RealData, model: str, options
     images, labels = images.to(data.device, data.dtype), labels.to(data.device)
     accuracies, passes = torch.zeros(options.num_eval, dtype=torch.float64), Passes(options, data.device)
     for turn in filter(processes.own, range(options.num_eval)):
-        channel, *size = data.image_shape
-        seed = draws.network_seed("evaluation", model, *place, turn)
-        network = get_network(model, channel, data.num_classes, tuple(size), seed)
-        passes.prepare(network, data.device, data.dtype)
-        train(network, images, labels, options, draws.evaluation(model, *place, turn), passes, on_epoch)
+        network = trained_network(images, labels, data, model, options, draws, (*place, turn), passes, on_epoch)
         accuracies[turn] = test(network, data, options.max_batch, passes)
     processes.add_up(accuracies)
     return accuracies.tolist()

@@ -20,6 +20,8 @@ from utils.distill import Distillation
 from utils.errors import UserError
 from utils.interrupts import Interrupts, Stopped
 
+LOSSES = 200  # lines of an experiment in losses.jsonl
+
 
 def main(description: str, **defaults) -> None:
     """An entry script: parses the command line and runs it."""
@@ -101,6 +103,7 @@ def distil(experiment: int, record: "Record", interrupts: Interrupts, state: dic
                     save(iteration)
             if iteration < args.Iteration:
                 terms = distillation.step(iteration)
+                record.note_losses(experiment, iteration, terms)
                 progress.update(lambda terms=terms: shown(distillation, terms))
                 stopping = processes.agree(interrupts.received)
                 if stopping or record.checkpoint_is_due():
@@ -123,7 +126,7 @@ def run_name(args) -> str:
 
 
 class Record:
-    """What a run leaves: the last and the best sets, pictures, metrics.jsonl and the options.
+    """What a run leaves: the last and the best sets, pictures, metrics.jsonl, losses.jsonl and the options.
 
     "best" is chosen on test accuracy, as the published scripts do; the result is the last.
     """
@@ -136,9 +139,12 @@ class Record:
         self.set_path = args.save_path / f"res_{self.name}.pt"
         self.best_path = args.save_path / f"res_{self.name}_best.pt"
         self.metrics_path = self.folder / "metrics.jsonl"
+        self.losses_path = self.folder / "losses.jsonl"
         self.last: list[Entry] = []
         self.best: list[Entry] = []
         self.metrics: list[dict] = []
+        self.losses: list[dict] = []
+        self.unread: list[tuple[int, int, dict[str, Tensor]]] = []  # experiment, iteration, terms on the device
         self.options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()
                         if key != "resume"}  # a resumed run leaves the same set
         self.versions = {"python": platform.python_version(), "torch": str(torch.__version__),
@@ -151,7 +157,7 @@ class Record:
         if state:
             with checkpoint.fitting():
                 self.last, self.best = ([Entry(**entry) for entry in state[kind]] for kind in ("last", "best"))
-            self.metrics = state["metrics"]
+            self.metrics, self.losses = state["metrics"], state["losses"]
             print(f"resumed: {state['experiment']} of {self.args.num_exp} experiments are finished, the next is at "
                   f"iteration {state['iteration']}", flush=True)
         else:
@@ -163,6 +169,7 @@ class Record:
             "command": sys.argv, "options": self.options, "versions": self.versions,
             "machine": device.describe(self.data.device), "date": time.strftime("%Y-%m-%d")})
         storage.write_json_lines(self.metrics_path, self.metrics)
+        storage.write_json_lines(self.losses_path, self.losses)
         if self.last:
             self._save_sets()
         if self.args.tensorboard:
@@ -188,11 +195,24 @@ class Record:
     def checkpoint(self, experiment: int, iteration: int = 0, seconds: float = 0.0,
                    distillation: dict | None = None) -> None:
         """Keeps all that is needed to go on with this experiment after `iteration` updates (None: from its start)."""
+        self._read_losses()
         checkpoint.write(self.folder, {
             "options": self.options, "experiment": experiment, "iteration": iteration, "seconds": seconds,
-            "distillation": distillation, "metrics": self.metrics,
+            "distillation": distillation, "metrics": self.metrics, "losses": self.losses,
             "last": [vars(entry) for entry in self.last], "best": [vars(entry) for entry in self.best]})
         self.saved = time.monotonic()
+
+    def note_losses(self, experiment: int, iteration: int, terms: dict[str, Tensor]) -> None:
+        """Keeps the terms of about LOSSES iterations of an experiment; until a checkpoint nobody waits for them."""
+        if iteration % max(1, self.args.Iteration // LOSSES) == 0:
+            self.unread.append((experiment, iteration, terms))
+
+    def _read_losses(self) -> None:
+        self.losses += [{"experiment": experiment, "iteration": iteration,
+                         "terms": {name: value.item() for name, value in terms.items()}}
+                        for experiment, iteration, terms in self.unread]
+        self.unread.clear()
+        storage.write_json_lines(self.losses_path, self.losses)
 
     def evaluate(self, distillation: Distillation, experiment: int, iteration: int, seconds: float,
                  on_epoch: Callable[[], None]) -> None:

@@ -13,12 +13,16 @@ import warnings
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 from torchvision.utils import make_grid, save_image
 
 from utils import augment, processes, unpickle
 from utils.errors import UserError, reason
 from utils.normalisation import Whitening, to_pixels
+
+GAP = 2  # pixels around the images of a picture
 
 
 @processes.first_only
@@ -201,9 +205,31 @@ def expand(images: Tensor, labels: Tensor, formation: int) -> tuple[Tensor, Tens
 
 def save_picture(path: Path, pixels: Tensor, per_row: int) -> None:
     """Writes images (N, C, H, W) with pixels in 0..1 as a PNG grid, small ones enlarged to see their pixels."""
-    enlarged = pixels.cpu().repeat_interleave(factor := max(1, 64 // pixels.shape[-1]), dim=2)
-    grid = make_grid(enlarged.repeat_interleave(factor, dim=3), nrow=per_row)
+    factor = _enlargement(pixels.shape[-1])
+    enlarged = pixels.cpu().repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+    grid = make_grid(enlarged, nrow=per_row, padding=GAP)
     write_whole(path, lambda file: save_image(grid, file, format="png"))
+
+
+def load_picture(path: Path, shape: tuple[int, int, int], per_row: int) -> Tensor:
+    """The images (N, C, H, W) of shape (C, H, W), pixels in 0..1, of a picture that `save_picture` wrote.
+
+    Raises UserError for a picture that is damaged or of another shape.
+    """
+    factor = _enlargement(shape[2])
+    height, width = (factor * side + GAP for side in shape[1:])
+    try:
+        with Image.open(path) as file:
+            picture = pil_to_tensor(file.convert("RGB"))[:shape[0]].float() / 255
+        rows = (picture.shape[1] - GAP) // height
+        cells = picture[:, GAP:, GAP:].reshape(shape[0], rows, height, per_row, width)
+    except (OSError, SyntaxError, ValueError, RuntimeError) as error:  # what Pillow and reshape raise
+        raise UserError(f"{path}: not a picture of this set ({reason(error)}); remove it") from None
+    return cells.permute(1, 3, 0, 2, 4).flatten(0, 1)[..., :height - GAP:factor, :width - GAP:factor]
+
+
+def _enlargement(side: int) -> int:
+    return max(1, 64 // side)
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -1,0 +1,351 @@
+"""Shows what runs left in one page: sets, curves, embeddings, confusions, and accuracies beside the papers'.
+
+    python3 -u report.py result
+    python3 -u report.py compared/MNIST compared/CIFAR10 --quick --save_path report
+
+Takes every run below the folders, finished or not. For embeddings and confusion a network is trained on each set
+by the run's own protocol, which needs the data set. Leaves report.html, a single file that opens without
+network, and report.md with its pictures in report_files/.
+"""
+
+import contextlib
+import json
+import re
+import shlex
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import torch
+from sklearn.manifold import TSNE
+from torch import Tensor
+
+from evaluate import load_test_data
+from utils import augment, device, evaluation, figures, logs, networks, options, paper, storage
+from utils.data import RealData
+from utils.distill import initial_images
+from utils.draws import Draws
+from utils.errors import UserError, reason
+from utils.experiment import reported
+from utils.passes import Passes
+
+PAGE_BYTES = 8_000_000  # of pixels, shared out among the views of the sets on a page
+PER_LINE = 10  # images of a class in a line
+OPEN_CLASSES = 10  # classes that are shown without unfolding the rest, or by colour
+STEPS = 6  # pictures of the change
+REAL_POINTS, SYNTHETIC_POINTS = 500, 400  # of the embeddings
+
+
+def parse() -> Namespace:
+    parser = options.new_parser(__doc__)
+    parser.add_argument("folders", type=Path, nargs="+", metavar="RESULT_FOLDER",
+                        help="what runs left in --save_path, or a folder of such folders")
+    parser.add_argument("--save_path", type=Path, help="folder for the report; None: the first RESULT_FOLDER")
+    parser.add_argument("--quick", action="store_true",
+                        help="train no networks: no embeddings, no confusion matrix, no starting images")
+    parser.add_argument("--data_path", type=Path, help="folder of the data sets; None: each run's own")
+    parser.add_argument("--epoch_eval_train", type=options.integer(0),
+                        help="epochs to train the network, less 1; None: each run's own")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="to train it on")
+    parser.add_argument("--max_batch", type=options.integer(1), help="images per network pass; None: each run's own")
+    return parser.parse_args()
+
+
+@contextlib.contextmanager
+def undamaged(place: Path):
+    """Around reading what a run left: whatever is not as a run leaves it becomes a UserError."""
+    try:
+        yield
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{place}: damaged, or not what a run leaves ({reason(error)}); remove it or run it "
+                        "again") from None
+
+
+class Run:
+    """What a run left; `records` is its folder with options.json."""
+
+    def __init__(self, records: Path, given: dict):
+        self.records, self.path = records, set_path(records)
+        record, about = storage.load(self.path), json.loads((records / "options.json").read_text())
+        self.meta, self.accuracies = record["meta"], record["accs_all_exps"]
+        self.stored, self.labels = record["data"][0]
+        self.options = Namespace(**vars(options.build_parser("", {}).parse_args([])) | about["options"] | given
+                                 | {"synthetic": self.path})
+        self.command, self.machine, self.date = shlex.join(about["command"]), about["machine"], about["date"]
+        self.versions = ", ".join(f"{name} {version}" for name, version in self.meta["version"].items())
+        self.metrics = storage.read_json_lines(records / "metrics.jsonl")
+        self.losses = []
+        if (records / "losses.jsonl").exists():  # runs of earlier versions have none
+            self.losses = storage.read_json_lines(records / "losses.jsonl")
+        self.class_names, self.formation = self.meta["class_names"], self.meta["formation"]
+        self.iterations = self.meta["iteration"]
+        self.protocol_epochs = about["options"]["epoch_eval_train"]
+        self.paper = paper.accuracy(self.options.method, self.options.dataset, self.options.ipc)
+        self.rows = self._rows()
+
+    @property
+    def title(self) -> str:
+        return f"{self.options.method} on {self.options.dataset}, IPC {self.options.ipc}"
+
+    def unfinished(self) -> str:
+        """Where an unfinished run stands, else nothing."""
+        options = self.options
+        if self.iterations == [options.Iteration] * options.num_exp:
+            return ""
+        return (f"unfinished: experiment {len(self.iterations)} of {options.num_exp} at iteration "
+                f"{self.iterations[-1]:,} of {options.Iteration:,}")
+
+    def shortened(self) -> str:
+        """In what the run is less than the paper's, else nothing."""
+        options, words = self.options, []
+        if 0 < options.Iteration < paper.ITERATIONS:
+            words.append(f"{options.Iteration:,} of {paper.ITERATIONS:,} iterations")
+        if networks.CONVNETS[options.model].get("width", paper.WIDTH) < paper.WIDTH:
+            words.append(f"narrower network {options.model}")
+        if self.protocol_epochs < paper.EPOCHS:
+            words.append(f"{self.protocol_epochs + 1:,} of {paper.EPOCHS + 1:,} epochs of evaluation")
+        return "shortened: " + ", ".join(words) if words else ""
+
+    def _rows(self) -> list[dict[str, str]]:
+        """The lines of the table, one for each evaluated network, all in words."""
+        options, rows = self.options, []
+        for network, values in self.accuracies.items():
+            own = [line for line in self.metrics if line["model"] == network]
+            last = {line["experiment"]: line for line in own}.values()
+            best = [a for end in last for line in own for a in line["accuracies"]
+                    if (line["experiment"], line["iteration"]) == (end["experiment"], end["best_iteration"])]
+            rows.append({
+                "dataset": options.dataset, "method": options.method, "ipc": str(options.ipc), "network": network,
+                "formation": "2×2 formation" if self.formation == 2 else "",
+                "iterations": f"{options.Iteration:,}" if options.Iteration else "none",
+                "accuracy": percent(values), "networks": f"{len(values)} network{'s' * (len(values) > 1)}",
+                "best": percent(best) if best else "–", "paper": f"{self.paper:g}" if self.paper else "–",
+                "time": duration(np.mean([line["seconds"] for line in last])) if last else "–",
+                "machine": self.machine, "date": self.date,
+                "notes": "; ".join(filter(None, (self.unfinished(), self.shortened())))})
+        return rows
+
+    def pictures(self) -> dict[int, Path]:
+        """The picture of the first experiment's set at each evaluated iteration."""
+        name = f"vis_{self.records.name}_exp0_iter"
+        found = {int(path.stem.removeprefix(name)): path for path in self.path.parent.glob(f"{name}*.png")}
+        return dict(sorted(found.items()))
+
+
+def set_path(records: Path) -> Path:
+    return records.parent / f"res_{records.name}.pt"
+
+
+def find_runs(args) -> list[Run]:
+    """The runs below the folders, by data set and IPC; UserError where there is none or one is damaged."""
+    given = {name: value for name in ("data_path", "epoch_eval_train", "device", "max_batch")
+             if (value := getattr(args, name)) is not None}
+    runs = {}
+    for folder in args.folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; give what a run left in --save_path")
+        for records in sorted(path.parent for path in folder.rglob("options.json")):
+            if not set_path(records).exists():
+                print(f"note: {records} has no evaluated set yet and is left out", flush=True)
+                continue
+            with undamaged(records):
+                runs[records.resolve()] = Run(records, given)
+    if not runs:
+        raise UserError(f"{' '.join(map(str, args.folders))}: no run with an evaluated set; give what a run left in "
+                        "--save_path")
+    return sorted(runs.values(), key=lambda run: (run.options.dataset, run.options.ipc))
+
+
+def percent(accuracies: list[float]) -> str:
+    return f"{100 * np.mean(accuracies):.2f} ± {100 * np.std(accuracies):.2f}"
+
+
+def duration(seconds: float) -> str:
+    return f"{logs.clock(seconds)} {'h' if seconds >= 3600 else 'min'}"
+
+
+def views(run: Run, budget: int) -> list[dict]:
+    """The set as stored and, of a formation, expanded: for each class its name and images, as many as fit."""
+    by_class = [run.stored[run.labels == k] for k in range(len(run.class_names))]
+    kinds = [("as stored", 1)] + [("formation expanded", 4)] * (run.formation == 2)
+    return [_view(run, by_class, name, tiles, budget // len(kinds)) for name, tiles in kinds]
+
+
+def _view(run: Run, by_class: list[Tensor], name: str, tiles: int, budget: int) -> dict:
+    """A view for the templates; `tiles` images come of each stored one, and `budget` is in bytes."""
+    size, classes, ipc = tiles * run.stored[0].numel(), len(by_class), max(map(len, by_class))
+    images = max(1, min(ipc, budget // (classes * size)))
+    shown = max(1, min(classes, budget // (images * size)))
+    rows = []
+    for images_of_class in by_class[:shown]:
+        chosen = images_of_class[:images]
+        if tiles > 1:  # the four of each stored image side by side
+            chosen = augment.expand_formation(chosen).unflatten(0, (tiles, -1)).transpose(0, 1).flatten(0, 1)
+        rows.append(storage.pixels(chosen, run.meta))
+    limits = [f"{images} of {ipc} images"] * (images < ipc) + [f"{shown} of {classes} classes"] * (shown < classes)
+    return {"name": name, "rows": list(zip(run.class_names, rows, strict=False)),
+            "limits": "shown: " + ", ".join(limits) if limits else ""}
+
+
+def change(run: Run, start: Tensor | None) -> dict | None:
+    """The first image of some classes from the start (K, C, H, W), if it is known, to the end."""
+    pictures, ipc = run.pictures(), run.options.ipc
+    picked = np.unique(np.linspace(0, len(pictures) - 1, STEPS - (start is not None)).round().astype(int))
+    steps = {iteration: storage.load_picture(pictures[iteration], tuple(run.stored.shape[1:]), ipc)[::ipc]
+             for iteration in np.array(list(pictures))[picked].tolist()} if pictures else {}
+    if start is not None and 0 not in steps:
+        steps = {0: start} | steps
+    if len(steps) < 2:
+        return None
+    images = torch.stack([step[:OPEN_CLASSES] for step in steps.values()], dim=1)
+    points = {point["iteration"]: f"{100 * point['mean']:.1f} %"
+              for point in figures.curve([line for line in run.metrics if line["experiment"] == 0])}
+    return {"steps": [(f"{step:,}" if step else "start", points.get(step, "")) for step in steps],
+            "rows": list(zip(run.class_names, images, strict=False))}
+
+
+def start_of(run: Run, data: RealData) -> Tensor | None:
+    """Pixels of the first image of each class (K, C, H, W) that a distilled set started from."""
+    options = run.options
+    if not options.Iteration or ":" in options.method:  # a method of one's own may start elsewhere
+        return None
+    images = initial_images(data, Draws(options.seed), options.ipc, options.init, options.aug)
+    return data.pixels(images[:, 0]).cpu()
+
+
+def judge(run: Run, data: RealData) -> dict:
+    """A network trained on the first experiment's set, with t-SNE of its embeddings and its confusion matrix.
+
+    It is the first of the networks that the run evaluated this set with, if the protocol is the run's.
+    """
+    options = run.options
+    images, labels = (part.to(data.device) for part in storage.expand(run.stored, run.labels, run.formation))
+    passes, epochs = Passes(options, data.device), options.epoch_eval_train + 1
+    with logs.Progress(f"network for {run.title}", epochs, unit="epoch") as progress:
+        network = evaluation.trained_network(images, labels, data, options.model, options, Draws(options.seed),
+                                             (run.iterations[0], 0), passes, progress.update)
+    predicted = evaluation.predict(network, data, options.max_batch, passes).cpu()
+    wanted, classes = data.test_labels.cpu(), data.num_classes
+    counts = torch.bincount(classes * wanted + predicted, minlength=classes ** 2).reshape(classes, classes).numpy()
+
+    shown = min(classes, OPEN_CLASSES)
+    real = first_of_each(wanted, shown, REAL_POINTS // shown)
+    synthetic = first_of_each(labels.cpu(), shown, SYNTHETIC_POINTS // shown)
+    points = torch.cat([data.normalise(data.test_images[real.to(data.device)]), images[synthetic.to(data.device)]])
+    with torch.no_grad():
+        embedded = torch.cat([passes.embed_and_classify(network, part, 1000)[0].cpu()
+                              for part in points.split(options.max_batch)]).numpy()
+    tsne = TSNE(init="pca", perplexity=min(30, (len(embedded) - 1) / 3), random_state=options.seed)
+    classes_of = torch.cat([wanted[real], labels.cpu()[synthetic]]).numpy()
+    return {
+        "network": options.model, "epochs": f"{epochs:,}", "tests": f"{len(wanted):,}",
+        "accuracy": f"{100 * np.trace(counts) / counts.sum():.2f}", "real": len(real), "synthetic": len(synthetic),
+        "classes": f"the first {shown} of {classes} classes" if shown < classes else "",
+        "embeddings": figures.embeddings(tsne.fit_transform(embedded), classes_of,
+                                         np.arange(len(points)) < len(real), data.class_names[:shown]),
+        "confusion": figures.confusion(counts, data.class_names), "confused": most_confused(counts, data.class_names)}
+
+
+def first_of_each(labels: Tensor, classes: int, count: int) -> Tensor:
+    """Positions of the first `count` of each of the first `classes` classes."""
+    return torch.cat([(labels == k).nonzero().flatten()[:count] for k in range(classes)])
+
+
+def most_confused(counts: np.ndarray, class_names: list[str]) -> list[tuple[str, str, str]]:
+    """Up to three pairs of classes: true, predicted, share of the true one's test images in %."""
+    shares = 100 * counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    np.fill_diagonal(shares, 0)
+    order = [np.unravel_index(place, shares.shape) for place in shares.argsort(axis=None)[::-1][:3]]
+    return [(class_names[i], class_names[j], f"{shares[i, j]:.1f}") for i, j in order if shares[i, j]]
+
+
+def section(number: int, run: Run, budget: int, quick: bool) -> dict:
+    """All that the templates say of a run."""
+    data, start, judged, why = None, None, None, "left out by --quick"
+    if not quick:
+        try:
+            data = load_test_data(run.options, run.meta)
+            start, judged = start_of(run, data), judge(run, data)
+        except UserError as error:
+            why = f"left out: {error}"
+            print(f"note: {run.title}: embeddings and confusion are {why}", flush=True)
+    with undamaged(run.records):
+        terms = dict.fromkeys(term for line in run.losses for term in line["terms"])
+        return {
+            "id": f"run{number}", "run": run, "views": views(run, budget), "change": change(run, start),
+            "judged": judged, "why": why,
+            "accuracies": figures.accuracies(run.metrics, run.paper) if run.metrics and run.options.Iteration else None,
+            "losses": {figures.TERMS.get(term, term): figures.losses(run.losses, term) for term in terms}}
+
+
+def strip(pixels: Tensor) -> dict:
+    """Images as a data URI, with its width in pixels, enlarged where they are small or few."""
+    per_line, side = min(PER_LINE, len(pixels)), pixels.shape[-1]
+    scale = max(1, 104 // (side + 2) if per_line < 3 else 64 // side)
+    return {"uri": figures.data_uri(figures.png(pixels, per_line)),
+            "width": scale * (per_line * (side + figures.GAP) + figures.GAP)}
+
+
+def save_pictures(part: dict, folder: Path) -> dict[str, str]:
+    """Writes what a section shows as PNG files; returns their names by what they show."""
+    files = {}
+
+    def path(what: str) -> Path:
+        files[what] = f"{part['id']}_{len(files)}_{re.sub(r'[^a-z]+', '_', what.lower()).strip('_')}.png"
+        return folder / files[what]
+
+    for view in part["views"]:
+        images = torch.cat([pixels for _, pixels in view["rows"]])
+        count = len(images) // len(view["rows"])
+        storage.save_picture(path(view["name"]), images, PER_LINE if count % PER_LINE == 0 else count)
+    if part["change"]:
+        rows = [pixels for _, pixels in part["change"]["rows"]]
+        storage.save_picture(path("change"), torch.cat(rows), len(rows[0]))
+    drawn = {"accuracies": part["accuracies"],
+             **{f"loss {term}": figure for term, figure in part["losses"].items()},
+             **{what: part["judged"][what] for what in ("embeddings", "confusion") if part["judged"]}}
+    for what, figure in drawn.items():
+        if figure:
+            figures.save_png(figure, path(what))
+    return files
+
+
+def markdown(text: str) -> str:
+    """Text as it is to be read, whatever signs of Markdown or HTML are in it."""
+    return re.sub(r"([\\`*_{}\[\]<>|#&~])", r"\\\1", " ".join(str(text).split()))
+
+
+def write(sections: list[dict], target: Path) -> None:
+    """Writes report.html, report.md and the pictures of the latter, and removes those of an earlier report."""
+    folder = storage.make_folder(target / "report_files")
+    for part in sections:
+        part["files"] = save_pictures(part, folder)
+    for old in set(folder.glob("run*.png")) - {folder / name for part in sections for name in part["files"].values()}:
+        old.unlink()
+    templates = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+                                   autoescape=jinja2.select_autoescape(["html"]), undefined=jinja2.StrictUndefined,
+                                   trim_blocks=True, lstrip_blocks=True)
+    templates.filters |= {"strip": strip, "markdown": markdown, "svg": figures.svg}
+    datasets = ", ".join(dict.fromkeys(part["run"].options.dataset for part in sections))
+    for name in ("report.html", "report.md"):
+        text = templates.get_template(name).render(sections=sections, title=f"Distilled sets: {datasets}",
+                                                   date=time.strftime("%Y-%m-%d"), open_classes=OPEN_CLASSES,
+                                                   iterations=f"{paper.ITERATIONS:,}")
+        storage.write_whole(target / name, lambda file, text=text: file.write(text.encode()))
+
+
+def main() -> None:
+    with reported():
+        args = parse()
+        runs = find_runs(args)
+        target = storage.make_folder(args.save_path or args.folders[0])
+        device.keep_freed_memory()
+        sections = [section(k, run, PAGE_BYTES // len(runs), args.quick) for k, run in enumerate(runs, 1)]
+        write(sections, target)
+        print(f"{target}: report.html, report.md")
+
+
+if __name__ == "__main__":
+    main()

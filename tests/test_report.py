@@ -1,0 +1,208 @@
+"""report.py as users run it: what the page holds, that it needs no network, and how it looks in a browser."""
+
+import json
+import re
+import shutil
+import subprocess
+from argparse import Namespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import formats
+import report
+from conftest import ROOT, TINY, call_script, run_script
+from utils import device, storage
+from utils.paper import PAPER
+
+RUN = "BACON_MNIST_ConvNetW32_1ipc"
+HOSTILE = ["$x_1$ & | *y*", "<script>alert(1)", "_" + "long" * 30]
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    """A folder with what a run on MNIST's format left, of two experiments, and its data."""
+    folder = tmp_path_factory.mktemp("result")
+    formats.write_idx(folder / "data", "MNIST", 50)
+    call_script("BACON_mnist.py", *TINY, "--num_exp", 2, "--aug", "--syn_ce", "--data_path", folder / "data",
+                "--save_path", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(result):
+    """report.html of that run, by a process of its own."""
+    done = run_script("report.py", result)
+    assert "report.html" in done.stdout and not done.stderr
+    return (result / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """The folder of a run on images in folders with hostile names, and of its report."""
+    folder = tmp_path_factory.mktemp("hostile")
+    images, labels = formats.images_and_labels(3, 10, 16, 3)
+    formats.write_class_folders(folder / "mine" / "train", images, labels, HOSTILE)
+    call_script("BACON_folder.py", *TINY, "--im_size", 16, "--data_path", folder / "mine", "--save_path", folder)
+    call_script("report.py", folder)
+    return folder
+
+
+def text_of(html):
+    """What a reader sees, without tags and white space in between."""
+    return re.sub(r"\s+", " ", re.sub(r"<style>.*?</style>|<[^>]*>", " ", html, flags=re.S))
+
+
+def test_page_needs_nothing_from_elsewhere(page):
+    assert all(source.startswith("data:image/png;base64,") for source in re.findall(r'\bsrc="([^"]*)"', page))
+    assert all(link.startswith(("#", "data:")) for link in re.findall(r'\bhref="([^"]*)"', page))
+    assert all(place.startswith("#") for place in re.findall(r"url\(([^)]*)\)", page))
+    assert not re.search(r"<script|<link|<iframe|@import|srcset", page)
+    assert len(re.findall("<img [^>]*alt=\"[^\"]+\"", page)) == page.count("<img ") >= 50
+
+
+def test_page_holds_what_the_run_left(page, result):
+    text, accuracies = text_of(page), storage.load(result / f"res_{RUN}.pt")["accs_all_exps"]["ConvNetW32"]
+    assert text.count("3 - three") >= 4
+    assert f"{100 * np.mean(accuracies):.2f} ± {100 * np.std(accuracies):.2f}" in text and "4 networks" in text
+    assert "94.15" in text and device.processor() in text
+    assert "shortened: 2 of 20,000 iterations, narrower network ConvNetW32, 3 of 1,001 epochs of evaluation" in text
+    for what in ("as stored", "formation expanded", "start", "likelihood", "total variation", "cross-entropy", "t-SNE"):
+        assert what in text, what
+    assert page.count("<svg") == 1 + 5 + 2
+
+
+def test_network_is_the_one_that_the_run_evaluated(page, result):
+    """So its accuracy is the first that the run recorded for this set."""
+    shown = re.search(r"trained on the set for 3 epochs, gives ([\d.]+) % of ([\d,]+) test images", text_of(page))
+    recorded = storage.read_json_lines(result / RUN / "metrics.jsonl")[1]["accuracies"][0]
+    assert float(shown[1]) == pytest.approx(100 * recorded, abs=0.005)
+
+
+def test_markdown_has_its_pictures(page, result):
+    text = (result / "report.md").read_text()
+    named = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+    assert "| 94.15 |" in text and "shortened" in text and "{" not in text
+    assert len(named) == 2 + 1 + 1 + 5 + 2
+    assert set(named) == {f"report_files/{path.name}" for path in (result / "report_files").iterdir()}
+    for name in named:
+        assert len(Image.open(result / name).convert("RGB").getcolors(100000)) > 2
+
+
+def test_hostile_names_are_text(hostile):
+    page, text = ((hostile / f"report.{kind}").read_text() for kind in ("html", "md"))
+    assert not re.search(r"(?<!\\)<script", page + text) and page.count("&lt;script&gt;alert(1)") >= 4
+    assert "\\<script\\>alert(1)" in text and "$x\\_1$ \\& \\| \\*y\\*" in text
+    assert "$x_1$ &amp; | *y*</text>" in page, "taken for mathematics"
+
+
+def test_without_its_data_a_run_is_still_shown(hostile, tmp_path):
+    done = call_script("report.py", hostile, "--data_path", tmp_path / "none", "--save_path", tmp_path)
+    text = text_of((tmp_path / "report.html").read_text())
+    assert "note: BACON on folder" in done.stdout and str(tmp_path / "none") in done.stdout
+    assert "left out: --data_path" in text and "t-SNE" not in text and "likelihood" in text
+
+
+def test_unfinished_and_damaged_runs(result, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(result, copy, ignore=shutil.ignore_patterns("report*", "data", "*best*"))
+    record = storage.load(copy / f"res_{RUN}.pt")
+    record["data"].pop()
+    record["meta"]["iteration"] = [1]
+    storage.save(copy / f"res_{RUN}.pt", record)
+    (copy / RUN / "losses.jsonl").unlink()
+    shutil.copytree(copy / RUN, tmp_path / "waiting" / "BACON_MNIST_ConvNetW32_50ipc")
+    done = call_script("report.py", tmp_path, "--quick")
+    text = text_of((tmp_path / "report.html").read_text())
+    assert "50ipc has no evaluated set yet" in done.stdout and "1 run," in text
+    assert "unfinished: experiment 1 of 2 at iteration 1 of 2; shortened" in text
+    assert "The run recorded no terms." in text and "left out by --quick" in text
+
+    for name, content in [(f"{RUN}/options.json", b"{}"), (f"{RUN}/options.json", b"\xff"),
+                          (f"{RUN}/metrics.jsonl", b'{"experiment": 0}\n'), (f"{RUN}/metrics.jsonl", b"[1"),
+                          (f"res_{RUN}.pt", b"no set"), (f"vis_{RUN}_exp0_iter1.png", b"no picture")]:
+        kept = (copy / name).read_bytes()
+        (copy / name).write_bytes(content)
+        done = call_script("report.py", copy, "--quick", expect=2)
+        assert len(done.stderr.splitlines()) == 1 and RUN in done.stderr, done.stderr
+        (copy / name).write_bytes(kept)
+    assert not list(copy.glob("report*"))
+
+
+def test_bad_input_is_one_line(tmp_path):
+    for flags, named in [([tmp_path], "no run"), ([tmp_path / "none"], "none"), ([], "RESULT_FOLDER")]:
+        done = call_script("report.py", *flags, expect=2)
+        assert len(done.stderr.splitlines()) == 1 and named in done.stderr and not done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ipc", [1, 50])
+def test_many_classes_do_not_outgrow_a_page(ipc):
+    stored = torch.zeros(200 * ipc, 3, 32, 32)
+    meta = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    run = Namespace(stored=stored, labels=torch.arange(200).repeat_interleave(ipc), formation=2, meta=meta,
+                    class_names=[f"class {k}" for k in range(200)])
+    whole, expanded = report.views(run, budget := 4_000_000)
+    assert whole["limits"] == ("" if ipc == 1 else "shown: 3 of 50 images")
+    assert expanded["limits"] == "shown: " + "1 of 50 images, " * (ipc > 1) + "162 of 200 classes"
+    assert sum(pixels.numel() for view in (whole, expanded) for _, pixels in view["rows"]) <= budget
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 64), (3, 16, 20)])
+def test_pictures_are_read_as_they_were_written(shape, tmp_path):
+    pixels = torch.randint(256, (6, *shape)) / 255
+    storage.save_picture(tmp_path / "picture.png", pixels, 3)
+    torch.testing.assert_close(storage.load_picture(tmp_path / "picture.png", shape, 3), pixels)
+    with pytest.raises(storage.UserError, match=re.escape("picture.png")):
+        storage.load_picture(tmp_path / "picture.png", shape, 4)
+
+
+def test_readme_has_the_papers_numbers():
+    readme = (ROOT / "README.md").read_text()
+    for dataset, numbers in PAPER["BACON"].items():
+        label = {"FashionMNIST": "Fashion-MNIST", "TinyImageNet": "Tiny-ImageNet"}.get(
+            dataset, re.sub("CIFAR", "CIFAR-", dataset))
+        cells = [f"{numbers[ipc]:g}" if ipc in numbers else "-" for ipc in (1, 10, 50)]
+        assert f"| {label} | {' | '.join(cells)} |" in readme
+
+
+def browse(address, folder, *flags):
+    """What headless Chromium prints, with a new profile in this folder."""
+    quiet = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    return subprocess.run([CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *quiet,
+                           f"--user-data-dir={folder / 'profile'}", *flags, address.as_uri()],
+                          capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+# The page tells the frame around it, which can be narrower than any window, what became of it.
+PROBE = """<script>addEventListener("load", () => parent.postMessage(JSON.stringify({
+  width: innerWidth, needed: document.documentElement.scrollWidth,
+  broken: [...document.images].filter(image => !image.naturalWidth).length,
+  fetched: performance.getEntriesByType("resource").filter(entry => !entry.name.startsWith("data:")).length,
+  narrow: [...document.querySelectorAll("svg")].filter(figure => figure.clientWidth < 200).length,
+  unseen: [...document.querySelectorAll(".view")].filter(view => !view.offsetHeight).length}), "*"))</script>"""
+FRAME = """<script>addEventListener("message", event => document.body.textContent = event.data)</script>
+<body><iframe src="probe.html" style="border: 0; width: WIDTHpx"></iframe></body>"""
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
+@pytest.mark.parametrize("run, width, scheme, paper", [
+    ("hostile", 360, "dark", (21, 23, 27)), ("hostile", 1100, "light", (253, 253, 252)),
+    ("result", 360, "light", (253, 253, 252)), ("result", 1280, "dark", (21, 23, 27))])
+def test_in_a_browser(page, run, width, scheme, paper, request, tmp_path):
+    """Nothing is fetched, broken or wider than the window; the picture is not blank, nor of the other colours."""
+    report_path = request.getfixturevalue(run) / "report.html"
+    (tmp_path / "probe.html").write_text(report_path.read_text() + PROBE)
+    (tmp_path / "frame.html").write_text(FRAME.replace("WIDTH", str(width)))
+    found = browse(tmp_path / "frame.html", tmp_path, "--virtual-time-budget=5000", "--dump-dom")
+    assert json.loads(re.search(r"{.*}", found)[0]) == {
+        "width": width, "needed": width, "broken": 0, "fetched": 0, "narrow": 0, "unseen": int(run == "result")}
+    browse(report_path, tmp_path, f"--window-size={width},1500", f"--screenshot={tmp_path / 'shot.png'}",
+           f"--blink-settings=preferredColorScheme={int(scheme == 'light')}")
+    picture = np.asarray(Image.open(tmp_path / "shot.png").convert("RGB"))
+    assert picture.shape == (1500, width, 3) and (picture[[0, 0, -1], [0, -1, 0]] == paper).all()
+    apart = np.abs(picture.astype(int) - paper).max(axis=2)
+    assert 0.02 < (apart > 60).mean() < 0.6 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
