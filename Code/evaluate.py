@@ -44,7 +44,8 @@ def parse() -> tuple[Namespace, dict]:
     path = parser.parse_args().synthetic
     record = {"data": [], "meta": {}} if path.is_dir() else storage.load(path)
     used = record["meta"].get("options", {})
-    parser.set_defaults(**{name: used[name] for name in PROTOCOL if name in used})
+    parser.set_defaults(**{name: str(used[name]) for name in PROTOCOL  # as if they were flags, so that they are checked
+                           if used.get(name) is not None})
     return parser.parse_args(), record
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 
 import pytest
 import torch
+from torchvision.utils import save_image
 
 import formats
 import utils
@@ -173,6 +174,20 @@ def test_folder_of_the_users_images(size, channels, tmp_path):
     assert "16 training and 4 test images" in done.stdout
     record = storage.load(tmp_path / "res_BACON_folder_ConvNetW32_1ipc.pt")
     assert record["data"][0][0].shape == (2, channels, size, size) and record["meta"]["class_names"] == ["cats", "dogs"]
+
+
+def test_other_images_are_refused_on_resume(tmp_path):
+    torch.manual_seed(0)
+    for k, place in enumerate(("train/a", "train/b", "test/a", "test/b") * 4):
+        (tmp_path / "folder" / place).mkdir(parents=True, exist_ok=True)
+        save_image(torch.rand(1, 8, 8), tmp_path / "folder" / place / f"{k}.png")
+    flags = [*TINY, "--im_size", 8, "--batch_real", 2, "--data_path", tmp_path / "folder", "--save_path",
+             tmp_path / "result", "--resume", "auto"]
+    call_script("BACON_folder.py", *flags)
+    assert "1 of 1 experiments are finished" in call_script("BACON_folder.py", *flags).stdout
+    save_image(torch.rand(1, 8, 8), tmp_path / "folder" / "train" / "a" / "0.png")
+    error, = call_script("BACON_folder.py", *flags, expect=2).stderr.splitlines()
+    assert "--data_path" in error and "not those that the run began with" in error
 
 
 def test_defaults_are_those_of_each_published_script(fixtures, tmp_path):

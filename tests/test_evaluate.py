@@ -122,6 +122,15 @@ def test_bad_input_is_one_line(digits_set, published):
         assert len(done.stderr.splitlines()) == 1 and named in done.stderr and not done.stdout
 
 
+def test_forged_protocol_is_one_line(digits_set, tmp_path):
+    record = storage.load(digits_set)
+    for name, value in (("lr_net", "fast"), ("model", ["ConvNet"]), ("epoch_eval_train", 0.5), ("dataset", {})):
+        forged = record | {"meta": record["meta"] | {"options": record["meta"]["options"] | {name: value}}}
+        storage.save(tmp_path / "set.pt", forged)
+        done = call_script("evaluate.py", "--synthetic", tmp_path / "set.pt", "--save_path", tmp_path, expect=2)
+        assert len(done.stderr.splitlines()) == 1 and f"--{name}" in done.stderr
+
+
 def test_set_of_another_data_set_is_one_line(digits_set, tmp_path):
     formats.write_cifar10(tmp_path, 2)
     done = call_script("evaluate.py", "--synthetic", digits_set, "--dataset", "CIFAR10", "--data_path", tmp_path,

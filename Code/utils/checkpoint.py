@@ -17,8 +17,8 @@ from utils.errors import UserError, reason
 
 # Newest first. The first is there only where a run was killed between the two renames of `write`.
 NAMES = NEW, LAST, PREVIOUS = "checkpoint_new.pt", "checkpoint.pt", "checkpoint_previous.pt"
-CONTENT = {"options": dict, "experiment": int, "iteration": int, "seconds": float, "distillation": dict | None,
-           "last": list, "best": list, "metrics": list, "losses": list}
+CONTENT = {"options": dict, "data": int, "experiment": int, "iteration": int, "seconds": float,
+           "distillation": dict | None, "last": list, "best": list, "metrics": list, "losses": list}
 
 
 @processes.first_only

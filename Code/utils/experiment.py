@@ -155,6 +155,9 @@ class Record:
     def begin(self, state: dict | None) -> None:
         """Makes the folder ready for a new run, or puts it back to where the checkpoint `state` was written."""
         if state:
+            if state["data"] != self.data.checksum():
+                raise UserError(f"--data_path {self.args.data_path}: its images are not those that the run began with; "
+                                "bring them back, or start a new run with another --save_path")
             with checkpoint.fitting():
                 self.last, self.best = ([Entry(**entry) for entry in state[kind]] for kind in ("last", "best"))
             self.metrics, self.losses = state["metrics"], state["losses"]
@@ -197,8 +200,8 @@ class Record:
         """Keeps all that is needed to go on with this experiment after `iteration` updates (None: from its start)."""
         self._read_losses()
         checkpoint.write(self.folder, {
-            "options": self.options, "experiment": experiment, "iteration": iteration, "seconds": seconds,
-            "distillation": distillation, "metrics": self.metrics, "losses": self.losses,
+            "options": self.options, "data": self.data.checksum(), "experiment": experiment, "iteration": iteration,
+            "seconds": seconds, "distillation": distillation, "metrics": self.metrics, "losses": self.losses,
             "last": [vars(entry) for entry in self.last], "best": [vars(entry) for entry in self.best]})
         self.saved = time.monotonic()
 
