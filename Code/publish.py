@@ -9,6 +9,7 @@ again. A set that loses in 8 bits more than the deviation between networks, and 
 
 import hashlib
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -49,7 +50,7 @@ def shared_command(command: list[str]) -> str:
         if not skipped and word.removeprefix("--") not in OWN_MACHINE:
             words.append(word)
         skipped = not skipped and word.removeprefix("--") in OWN_MACHINE
-    return " ".join(["python3 -u", *words])
+    return f"python3 -u {shlex.join(words)}"
 
 
 def publish(path: Path, to: Path, flags: list[str]) -> None:
