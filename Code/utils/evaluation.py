@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils import augment, processes
+from utils import augment, device, processes
 from utils.data import RealData
 from utils.draws import Draws
 from utils.networks import get_network
@@ -35,8 +35,10 @@ def models(mode: str, model: str) -> list[str]:
 
 
 def train(network: nn.Module, images: Tensor, labels: Tensor, options, rng: np.random.Generator, passes: Passes,
-          on_epoch: Callable[[], None] = lambda: None):
-    """Trains a network on images (N, C, H, W), normalised, and labels (N,), by the published protocol.
+          on_epoch: Callable[[], None] = lambda: None, normalise: Callable[[Tensor], Tensor] = lambda batch: batch):
+    """Trains a network on images (N, C, H, W) and labels (N,) by the published protocol.
+
+    The images are normalised, or `normalise` does it to each batch.
 
     SGD with momentum 0.9 and weight decay 5e-4; `epoch_eval_train` + 1 passes; after pass number
     epoch_eval_train // 2 + 1 (counted from 0) the learning rate falls to a tenth and the momentum starts
@@ -50,7 +52,7 @@ def train(network: nn.Module, images: Tensor, labels: Tensor, options, rng: np.r
     for epoch in range(options.epoch_eval_train + 1):
         order = torch.as_tensor(rng.permutation(len(labels)), device=images.device)
         for rows in order.split(options.batch_train):
-            batch = images[rows]
+            batch = normalise(images[rows])
             if strategy:
                 operation = augment.OPERATIONS[strategy[rng.integers(len(strategy))]]
                 batch = operation(batch, torch.as_tensor(rng.random((len(rows), 3))).to(batch))
@@ -62,9 +64,10 @@ def train(network: nn.Module, images: Tensor, labels: Tensor, options, rng: np.r
 
 
 @torch.no_grad()
-def test(network: nn.Module, data: RealData, max_batch: int, passes: Passes) -> float:
-    """Accuracy in 0..1 on the whole test set."""
+def test(network: nn.Module, data: RealData, max_batch: int | None, passes: Passes) -> float:
+    """Accuracy in 0..1 on the whole test set. max_batch: images of a pass, None for as many as fit."""
     network.eval()
+    max_batch = max_batch or device.batch_that_fits(network, data.normalise(data.test_images[:1]))
     correct = torch.zeros((), device=data.device, dtype=torch.long)
     for images, labels in zip(data.test_images.split(max_batch), data.test_labels.split(max_batch), strict=True):
         correct += (passes.classify(network, data.normalise(images)).argmax(dim=1) == labels).sum()
@@ -75,17 +78,19 @@ def evaluate(images: Tensor, labels: Tensor, data: RealData, model: str, options
              place: tuple[int | str, ...], on_epoch: Callable[[], None] = lambda: None) -> list[float]:
     """Test accuracies (0..1) of `num_eval` fresh networks trained on images (N, C, H, W) and labels (N,).
 
-    The images are normalised and their formation is expanded. `place` names this evaluation within the
-    run, so that its draws are its own.
+    The images are normalised, or uint8, and their formation is expanded. `place` names this evaluation within
+    the run, so that its draws are its own.
     """
-    images, labels = images.to(data.device, data.dtype), labels.to(data.device)
-    accuracies, passes = torch.zeros(options.num_eval, dtype=torch.float64), Passes(options, data.device)
+    images, labels = images.to(data.device), labels.to(data.device)
+    normalise = data.normalise if images.dtype == torch.uint8 else lambda batch: batch.to(data.dtype)
+    passes = Passes(options, data.device, trained=len(labels) * (options.epoch_eval_train + 1))
+    accuracies = torch.zeros(options.num_eval, dtype=torch.float64)
     for turn in filter(processes.own, range(options.num_eval)):
         channel, *size = data.image_shape
         seed = draws.network_seed("evaluation", model, *place, turn)
         network = get_network(model, channel, data.num_classes, tuple(size), seed)
         passes.prepare(network, data.device, data.dtype)
-        train(network, images, labels, options, draws.evaluation(model, *place, turn), passes, on_epoch)
+        train(network, images, labels, options, draws.evaluation(model, *place, turn), passes, on_epoch, normalise)
         accuracies[turn] = test(network, data, options.max_batch, passes)
     processes.add_up(accuracies)
     return accuracies.tolist()
