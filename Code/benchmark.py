@@ -233,8 +233,8 @@ def plot(points: list[dict], title: str, path: Path) -> None:
         axes.plot(values, whole, marker="o", label="iteration")
         axes.plot(values, [point["seconds"]["pool training"] for point in own], marker="o", linestyle="--",
                   label="of it, pool training")
-        unit = "IPC" if what == "classes" else "classes"
-        axes.set(xlabel=what, ylabel="seconds", title=f"{title}, {other} {unit}", xlim=0, ylim=0)
+        fixed = f"IPC {other}" if what == "classes" else f"{other} classes"
+        axes.set(xlabel=what, ylabel="seconds", title=f"{title}, {fixed}", xlim=0, ylim=0)
         axes.grid(alpha=0.3)
         axes.legend()
     storage.write_whole(path, lambda file: figure.savefig(file, format="png", dpi=90))
