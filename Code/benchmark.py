@@ -1,9 +1,11 @@
 """Times the engine beside the literal class-by-class loop of tests/reference.py, in turn, on this machine.
 
     python3 -u benchmark.py --dataset MNIST --data_path data --rounds 2
+    python3 -u benchmark.py --growth --dataset CIFAR100 --data_path data
 
 Without more flags: the published MNIST command for 10 images per class. Every flag of the entry scripts
-can be added. Prints a table and ends in one line of JSON. One iteration of several processes:
+can be added. Prints a table and leaves it in --save_path as benchmark_<method>_<dataset>_<model>_<ipc>ipc.json;
+--growth leaves growth.json and growth.png. One iteration of several processes:
 
     torchrun --nproc_per_node=2 benchmark.py --only engine --data_path data
 """
@@ -13,21 +15,28 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch.utils.flop_counter import FlopCounterMode
 
 from utils import data as datasets
-from utils import device, evaluation, experiment, options, processes, storage
+from utils import device, evaluation, experiment, methods, options, processes, storage
 from utils.distill import Distillation
 from utils.draws import generator
+from utils.errors import UserError
 from utils.networks import get_network
 from utils.passes import Passes
 
 DEFAULTS = {"dataset": "MNIST", "model": "ConvNet", "ipc": 10, "lr_img": 0.2, "net_decay": True, "embed_last": 1000,
             "syn_ce": True, "ce_weight": 0.5, "train_net_num": 1, "aug": True}
+ITERATION = ("image update", "pool training")
+EPOCHS = 3  # that are timed together, because at one image per class one of them takes a few milliseconds on a GPU
+GROWTH = {"classes": ((10, 50, 100, 200), 10), "images per class": ((1, 10, 50), 10)}  # what grows, how; the other
 
 
 def clock(of: torch.device) -> float:
@@ -36,83 +45,91 @@ def clock(of: torch.device) -> float:
     return time.perf_counter()
 
 
-def timed(of: torch.device, work) -> float:
+def timed(of: torch.device, work: Callable[[], object]) -> float:
     begun = clock(of)
     work()
     return clock(of) - begun
 
 
 def evaluation_parts(data: datasets.RealData, args, images: torch.Tensor):
-    """What evaluation takes: the stored images (N, C, H, W) expanded, labels, a network, options of one pass."""
+    """What evaluation takes: the stored images (N, C, H, W) expanded, labels, a network, options of few epochs."""
     labels = torch.arange(data.num_classes).repeat_interleave(args.ipc)
     images, labels = storage.expand(images.detach(), labels, 2 if args.aug else 1)
     channel, *size = data.image_shape
     network = get_network(args.model, channel, data.num_classes, tuple(size), seed=0)
-    return images, labels.to(data.device), network.to(data.device), Namespace(**vars(args) | {"epoch_eval_train": 0})
+    few = Namespace(**vars(args) | {"epoch_eval_train": EPOCHS - 1})
+    return images, labels.to(data.device), network.to(data.device), few
+
+
+def update(engine: Distillation) -> None:
+    """The image updates of an iteration, with the pool's growth."""
+    engine.pool.grow(1)
+    for loop in range(engine.options.outer_loop):
+        for member in engine.pool.matching(1, loop):
+            engine.update_images(member, 1, loop)
 
 
 def time_engine(data: datasets.RealData, args) -> dict[str, float]:
     """Seconds of each phase, after one to warm up: one iteration, one evaluation epoch, one test."""
-    device.keep_freed_memory()
     engine = Distillation(data, args)
-    images, labels, network, one_pass = evaluation_parts(data, args, engine.images.flatten(0, 1))
+    images, labels, network, few = evaluation_parts(data, args, engine.images.flatten(0, 1))
     passes = engine.pool.passes
     passes.prepare(network, data.device, data.dtype)
 
-    def update():
-        engine.pool.grow(1)
-        for member in engine.pool.matching(1, 0):
-            engine.update_images(member, 1, 0)
-
-    def epoch():
-        evaluation.train(network, images, labels, one_pass, generator(0), passes)
+    def epochs():
+        evaluation.train(network, images, labels, few, generator(0), passes)
 
     def test():
         evaluation.test(network, data, args.max_batch, passes)
 
     engine.step(0)
-    epoch()
+    epochs()
     test()
-    return {"image update": timed(data.device, update),
+    return {"image update": timed(data.device, lambda: update(engine)),
             "pool training": timed(data.device, lambda: engine.pool.train(1)),
-            "evaluation epoch": timed(data.device, epoch), "test pass": timed(data.device, test)}
+            "evaluation epoch": timed(data.device, epochs) / EPOCHS, "test pass": timed(data.device, test)}
 
 
 def time_reference(data: datasets.RealData, args) -> dict[str, float]:
-    """The same of the literal loop and the published evaluation, with the C library's default allocator."""
+    """The same of the literal loop and the published evaluation, with the default allocator and PyTorch's defaults
+    (on a GPU, convolutions in TF32)."""
     sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-    from reference import ReferenceLoop, accuracy_on_test_images, evaluate_synset
+    from reference import ReferenceDM, ReferenceLoop, accuracy_on_test_images, evaluate_synset
 
-    loop = ReferenceLoop(data, args)
-    images, labels, network, one_pass = evaluation_parts(data, args, loop.image_syn)
+    if args.method == "DM":
+        loop = ReferenceDM(data, args)
+        phases = {"image update": loop.step, "pool training": lambda it: None}
+    else:
+        loop = ReferenceLoop(data, args)
+        phases = {"image update": loop.update, "pool training": loop.train_networks}
+    images, labels, network, few = evaluation_parts(data, args, loop.image_syn)
 
-    def update():
-        for k in loop.draws.matching_networks(1, 0, len(loop.nets), args.train_net_num):
-            loop.update_images(k, 1, 0)
-
-    def epoch():
-        evaluate_synset(network, images, labels, one_pass, generator(0))
+    def epochs():
+        evaluate_synset(network, images, labels, few, generator(0))
 
     loop.step(0)
-    epoch()
-    return {"image update": timed(data.device, update),
-            "pool training": timed(data.device, lambda: loop.train_networks(1)),
-            "evaluation epoch": timed(data.device, epoch),
+    epochs()
+    return {**{phase: timed(data.device, lambda work=work: work(1)) for phase, work in phases.items()},
+            "evaluation epoch": timed(data.device, epochs) / EPOCHS,
             "test pass": timed(data.device, lambda: accuracy_on_test_images(network, data))}
 
 
 LOOPS = {"engine": time_engine, "reference": time_reference}
 
 
-def matmul_rate(of: torch.device, precision: str, size: int = 2048) -> float:
+def matmul_rate(of: torch.device, precision: str) -> float:
     """Floating-point operations per second of matrix products at a precision, the best of ten."""
+    size = 8192 if of.type == "cuda" else 2048
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     a = torch.randn(size, size, device=of, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
-    seconds = []
-    for _ in range(10):
-        begun = clock(of)
-        a @ a
-        seconds.append(clock(of) - begun)
-    return 2 * size**3 / min(seconds)
+    return 2 * size**3 / min(timed(of, lambda: a @ a) for _ in range(10))
+
+
+def copy_rate(of: torch.device) -> float:
+    """Bytes per second, read and written, of copying 256 MB, the best of ten."""
+    a = torch.ones(2**26, device=of)
+    b = torch.empty_like(a)
+    return 2 * a.nbytes / min(timed(of, lambda: b.copy_(a)) for _ in range(10))
 
 
 def operations(data: datasets.RealData, args) -> dict[str, float]:
@@ -130,9 +147,9 @@ def operations(data: datasets.RealData, args) -> dict[str, float]:
     return {phase: count * counter.get_total_flops() for phase, count in passes.items()}
 
 
-def child(loop: str, arguments: list[str]) -> dict[str, float]:
+def child(loop: str) -> dict[str, float]:
     """Times one loop in a process of its own, so that neither inherits the other's memory."""
-    done = subprocess.run([sys.executable, __file__, "--only", loop, *arguments], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, __file__, "--only", loop, *sys.argv[1:]], capture_output=True, text=True,
                           check=False)
     if done.returncode:
         sys.stderr.write(done.stderr)
@@ -140,40 +157,114 @@ def child(loop: str, arguments: list[str]) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def compare(data: datasets.RealData, args) -> None:
+    """The table of both loops, printed and written."""
+    rounds = [{loop: child(loop) for loop in LOOPS} for _ in range(args.rounds)]
+    rates = {precision: matmul_rate(data.device, precision)
+             for precision in dict.fromkeys(("fp32", "bf16", args.precision))}
+    copied, work = copy_rate(data.device), operations(data, args)
+    result = circumstances(data, args) | {"matmul": rates, "copy": copied, "phases": {}}
+    print(f"{experiment.run_name(args)}, {args.precision}, {'' if result['compiled'] else 'not '}compiled; "
+          f"{result['machine']}; median of {args.rounds} rounds\nmatrix products: "
+          + ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {precision}" for precision, rate in rates.items())
+          + f"; copying: {copied / 1e9:.1f} GB/s")
+    print(f"{'milliseconds':18} {'reference':>10} {'engine':>10} {'share':>6} {'ratio':>6} {'GFLOP/s':>8} "
+          f"{'of matmul':>9}")
+    whole = float(np.median([sum(r["engine"][part] for part in ITERATION) for r in rounds]))
+    for phase, parts in {"iteration": ITERATION, **{part: (part,) for part in work if work[part]}}.items():
+        times = {loop: [sum(r[loop][part] for part in parts) for r in rounds] for loop in LOOPS}
+        seconds = {loop: float(np.median(values)) for loop, values in times.items()}
+        ratio = float(np.median(np.divide(times["reference"], times["engine"])))
+        share = seconds["engine"] / whole if set(parts) <= set(ITERATION) else None
+        rate = sum(work[part] for part in parts) / seconds["engine"]
+        print(f"{phase:18} {1e3 * seconds['reference']:10.1f} {1e3 * seconds['engine']:10.1f} "
+              f"{'-' if share is None else f'{100 * share:.0f}%':>6} {ratio:6.2f} {rate / 1e9:8.0f} "
+              f"{100 * rate / rates[args.precision]:8.0f}%")
+        result["phases"][phase] = {**seconds, "ratio": ratio, "share": share, "flops_per_second": rate}
+    storage.write_json(args.save_path / f"benchmark_{experiment.run_name(args)}.json", result)
+    print(json.dumps(result))
+
+
+def circumstances(data: datasets.RealData, args) -> dict:
+    """What a figure needs beside it."""
+    return {"command": sys.argv, "machine": device.describe(data.device), "date": time.strftime("%Y-%m-%d"),
+            "torch": str(torch.__version__), "compiled": Passes(args, data.device).compiled,
+            "options": vars(args) | {"data_path": str(args.data_path), "save_path": str(args.save_path)}}
+
+
+def first_classes(data: datasets.RealData, count: int) -> datasets.RealData:
+    """The data set of the first `count` classes alone."""
+    train, test = data.labels < count, data.test_labels < count
+    return replace(data, images=data.images[train], labels=data.labels[train], test_images=data.test_images[test],
+                   test_labels=data.test_labels[test], class_names=data.class_names[:count])
+
+
+def grow(data: datasets.RealData, args) -> None:
+    """Seconds of the engine's iteration against classes and images per class, printed, written and plotted."""
+    points = []
+    for what, (values, other) in GROWTH.items():
+        for value in values:
+            classes, ipc = (value, other) if what == "classes" else (other, value)
+            if classes > data.num_classes:
+                print(f"{data.name} has no {classes} classes", flush=True)
+                continue
+            engine = Distillation(first_classes(data, classes), Namespace(**vars(args) | {"ipc": ipc}))
+            engine.step(0)
+            phases = {"image update": lambda engine=engine: update(engine),
+                      "pool training": lambda engine=engine: engine.pool.train(1)}
+            seconds = {phase: float(np.median([timed(data.device, work) for _ in range(args.rounds)]))
+                       for phase, work in phases.items()}
+            points.append({"growing": what, "classes": classes, "ipc": ipc, "seconds": seconds})
+            print(f"{classes} classes, {ipc} images per class: "
+                  + ", ".join(f"{phase} {value:.3f} s" for phase, value in seconds.items()), flush=True)
+    storage.write_json(args.save_path / "growth.json", circumstances(data, args) | {"points": points})
+    plot(points, f"{data.name}, {args.model}, {data.image_shape[1]}x{data.image_shape[2]}",
+         args.save_path / "growth.png")
+    print(f"{args.save_path}: growth.json, growth.png")
+
+
+def plot(points: list[dict], title: str, path: Path) -> None:
+    """Seconds per iteration, and the part of pool training, against what grows; a panel for each."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axes, (what, (_, other)) in zip(figure.subplots(1, len(GROWTH)), GROWTH.items(), strict=True):
+        own = [point for point in points if point["growing"] == what]
+        values = [point["classes" if what == "classes" else "ipc"] for point in own]
+        whole = [sum(point["seconds"].values()) for point in own]
+        axes.plot(values, whole, marker="o", label="iteration")
+        axes.plot(values, [point["seconds"]["pool training"] for point in own], marker="o", linestyle="--",
+                  label="of it, pool training")
+        fixed = f"IPC {other}" if what == "classes" else f"{other} classes"
+        axes.set(xlabel=what, ylabel="seconds", title=f"{title}, {fixed}", xlim=0, ylim=0)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    storage.write_whole(path, lambda file: figure.savefig(file, format="png", dpi=90))
+
+
+def add_flags(parser: options.Parser) -> None:
+    parser.add_argument("--rounds", type=options.integer(1), default=2, help="times each loop is timed")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--only", choices=tuple(LOOPS), help="time one loop, once, and print JSON")
+    what.add_argument("--growth", action="store_true",
+                      help="time the engine alone, against the number of classes (the first of the data set) and of "
+                           "images per class")
+
+
 def main() -> None:
-    parser = options.build_parser(__doc__, DEFAULTS)
-    parser.add_argument("--rounds", type=int, default=2, help="times each loop is timed")
-    parser.add_argument("--only", choices=tuple(LOOPS), help="time one loop, once, and print JSON")
-    args = parser.parse_args()
+    args = options.parse(__doc__, add_flags=add_flags, **DEFAULTS)
+    if methods.find(args.method).objective is None:
+        raise UserError(f"--method {args.method}: has no iterations to time; choose BACON, IDM or DM")
+    if args.only != "reference":
+        device.keep_freed_memory()
     with processes.joined(device.choose(args.device)):
         data = experiment.load_data(args)
         if args.only:
             print(json.dumps(LOOPS[args.only](data, args)))
-            return
-    arguments = sys.argv[1:]
-    rounds = [{loop: child(loop, arguments) for loop in LOOPS} for _ in range(args.rounds)]
-    peaks = {precision: matmul_rate(data.device, precision) for precision in ("fp32", "bf16")}
-    work, where = operations(data, args), device.describe(data.device)
-    peak = peaks["bf16" if args.precision == "bf16" else "fp32"]
-    compiled = "compiled" if Passes(args, data.device).compiled else "not compiled"
-    rates = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {precision}" for precision, rate in peaks.items())
-    print(f"{args.dataset} IPC {args.ipc}, {args.model}, {args.precision}, {compiled}; {where}; "
-          f"median of {args.rounds} rounds\nmatrix products: {rates}")
-    print(f"{'seconds':22} {'reference':>10} {'engine':>10} {'ratio':>6} {'GFLOP/s':>8} {'of matmul':>9}")
-    result = {"machine": where, "date": time.strftime("%Y-%m-%d"), "torch": str(torch.__version__),
-              "options": vars(args) | {"data_path": str(args.data_path), "save_path": str(args.save_path)},
-              "matmul": peaks, "phases": {}}
-    iteration = ("image update", "pool training")
-    for phase, parts in {"iteration": iteration, **{part: (part,) for part in work}}.items():
-        seconds = {loop: float(np.median([sum(r[loop][part] for part in parts) for r in rounds])) for loop in LOOPS}
-        ratio = float(np.median([sum(r["reference"][p] for p in parts) / sum(r["engine"][p] for p in parts)
-                                 for r in rounds]))
-        rate = sum(work[part] for part in parts) / seconds["engine"]
-        print(f"{phase:22} {seconds['reference']:10.2f} {seconds['engine']:10.2f} {ratio:6.2f} {rate / 1e9:8.0f} "
-              f"{100 * rate / peak:8.0f}%")
-        result["phases"][phase] = {**seconds, "ratio": ratio, "flops_per_second": rate}
-    print(json.dumps(result))
+        elif storage.make_folder(args.save_path) and args.growth:
+            grow(data, args)
+        else:
+            compare(data, args)
 
 
 if __name__ == "__main__":
-    main()
+    with experiment.reported():
+        main()

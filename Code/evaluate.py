@@ -138,7 +138,7 @@ def fair(evaluator: Evaluator, model: str, sets: list[tuple[Tensor, Tensor]], fo
                   - evaluator.add(random, model, real(aug=False), num_eval=1, **plain))
     if formation == 2:
         evaluator.add(f"random 2x2 formations, {ipc} per class", model, real(aug=True), 2, num_eval=1)
-    everything = [(data.normalise(data.images), data.labels)]
+    everything = [(data.images, data.labels)]
     whole = evaluator.add(f"whole training set, {args.epoch_whole_train + 1} passes", model, everything,
                           epoch_eval_train=args.epoch_whole_train)
     robust = (math.exp((gain + gain_plain) / 2) - math.exp(-1)) / (math.exp(1) - math.exp(-1))

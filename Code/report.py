@@ -29,7 +29,6 @@ from utils.distill import initial_images
 from utils.draws import Draws
 from utils.errors import UserError, reason
 from utils.experiment import reported
-from utils.passes import Passes
 
 PAGE_BYTES = 8_000_000  # of pixels, shared out among the views of the sets on a page
 PER_LINE = 10  # images of a class in a line
@@ -222,7 +221,7 @@ def judge(run: Run, data: RealData) -> dict:
     """
     options = run.options
     images, labels = (part.to(data.device) for part in storage.expand(run.stored, run.labels, run.formation))
-    passes, epochs = Passes(options, data.device), options.epoch_eval_train + 1
+    passes, epochs = evaluation.passes_of(options, data, labels), options.epoch_eval_train + 1
     with logs.Progress(f"network for {run.title}", epochs, unit="epoch") as progress:
         network = evaluation.trained_network(images, labels, data, options.model, options, Draws(options.seed),
                                              (run.iterations[0], 0), passes, progress.update)
@@ -234,9 +233,10 @@ def judge(run: Run, data: RealData) -> dict:
     real = first_of_each(wanted, shown, REAL_POINTS // shown)
     synthetic = first_of_each(labels.cpu(), shown, SYNTHETIC_POINTS // shown)
     points = torch.cat([data.normalise(data.test_images[real.to(data.device)]), images[synthetic.to(data.device)]])
+    max_batch = options.max_batch or device.batch_that_fits(network, points[:1])
     with torch.no_grad():
         embedded = torch.cat([passes.embed_and_classify(network, part, 1000)[0].cpu()
-                              for part in points.split(options.max_batch)]).numpy()
+                              for part in points.split(max_batch)]).numpy()
     tsne = TSNE(init="pca", perplexity=min(30, (len(embedded) - 1) / 3), random_state=options.seed)
     classes_of = torch.cat([wanted[real], labels.cpu()[synthetic]]).numpy()
     return {

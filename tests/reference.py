@@ -92,12 +92,15 @@ class ReferenceLoop:
                     for queue in (self.nets, self.optimizers, self.meters):
                         queue.pop(0)
                 self.add_network()
+        self.update(it)
+        self.train_networks(it)
+
+    def update(self, it):
         update = 0
         for ol in range(self.options.outer_loop):
             for k in self.draws.matching_networks(it, ol, len(self.nets), self.options.train_net_num):
                 self.update_images(k, it, update)
                 update += 1
-        self.train_networks(it)
 
     def update_images(self, k, it, update):
         options, net = self.options, self.nets[k]
@@ -173,7 +176,7 @@ class ReferenceDM:
         positions = self.draws.real_images(it, 0, data.class_sizes, options.batch_real)
         strategy = augment.parse_strategy(options.dsa_strategy)
         operations, parameters = self.draws.siamese(it, 0, strategy, data.num_classes)
-        loss = torch.tensor(0.0, dtype=data.dtype)
+        loss = torch.tensor(0.0, dtype=data.dtype, device=data.device)
         for c in range(data.num_classes):
             img_real = data.batch(data.class_rows[c][positions[c]])
             img_syn = self.image_syn[c * options.ipc:(c + 1) * options.ipc]

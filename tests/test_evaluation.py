@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 from reference import accuracy_on_test_images, evaluate_synset
-from utils import evaluation
+from utils import evaluation, storage
+from utils.distill import initial_images
 from utils.draws import Draws, generator
 from utils.networks import get_network
 from utils.passes import Passes
 
-PASSES = Passes(Namespace(compile=False, precision="fp32"), torch.device("cpu"))
+CPU = torch.device("cpu")
+PASSES = Passes(Namespace(compile=False, precision="fp32"), CPU)
 
 
 class Spy(torch.optim.SGD):
@@ -95,3 +97,25 @@ def test_training_and_testing_equal_the_literal_protocol(digits, make_options, s
     for mine, theirs in zip(ours.parameters(), literal.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
     assert evaluation.test(ours, data, 100, PASSES) == accuracy_on_test_images(literal, data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_compiled_evaluation_has_the_accuracy_of_the_literal_protocol(digits, make_options, precision):
+    """Ten networks each, of the same seeds and draws, on a random formation of the digits, 10 images per class."""
+    data, options = digits(), make_options("--epoch_eval_train", 60, "--lr_net", 0.03, "--aug", "--compile",
+                                           "--precision", precision)
+    stored = initial_images(data, Draws(0), 10, aug=True).flatten(0, 1)
+    images, labels = storage.expand(stored, torch.arange(10).repeat_interleave(10), 2)
+    literal, ours, passes = [], [], Passes(options, CPU)
+    for seed in range(10):
+        network, other = (get_network("ConvNetW32", 1, 10, 16, seed=seed) for _ in range(2))
+        evaluate_synset(network, images, labels, options, generator(seed))
+        literal.append(accuracy_on_test_images(network, data))
+        evaluation.train(passes.prepare(other, CPU, data.dtype), images, labels, options, generator(seed), passes)
+        ours.append(evaluation.test(other, data, None, passes))
+    assert literal != ours and np.mean(literal) > 0.85
+    error = np.sqrt((np.var(literal, ddof=1) + np.var(ours, ddof=1)) / 10)
+    print(f"{precision}: literal {100 * np.mean(literal):.2f} +- {100 * np.std(literal):.2f} %, compiled "
+          f"{100 * np.mean(ours):.2f} +- {100 * np.std(ours):.2f} %, standard error {100 * error:.2f}")
+    assert abs(np.mean(literal) - np.mean(ours)) < error

@@ -126,7 +126,7 @@ def take_memory(event):
 def test_out_of_memory(tmp_path):
     child = children.run(tmp_path, *OFTEN, "--trained_bs", 1400, expect=2,
                          prepare=children.Events(take_memory, "pool training"))
-    assert "out of memory" in error_line(child) and "--max_batch (now 512)" in error_line(child)
+    assert "out of memory" in error_line(child) and "--max_batch (now at most 512)" in error_line(child)
 
 
 def stop(event):

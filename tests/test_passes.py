@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from conftest import CODE, TINY
-from utils import options
+from utils import evaluation, options
 from utils.distill import Distillation
+from utils.draws import Draws
 from utils.networks import get_network
 from utils.passes import Passes
 
@@ -48,6 +49,29 @@ def test_bf16_is_near_and_keeps_losses_in_fp32(digits, make_options):
                                              ("--Iteration 999 --compile", True)])
 def test_long_runs_are_compiled_on_a_cpu(flags, expected):
     assert Passes(options.parse("", flags.split()), CPU).compiled is expected
+
+
+@pytest.mark.parametrize("flags, trained, expected", [
+    ("", 40_000, True), ("", 39_999, False), ("--no_compile", 10**9, False), ("--compile", 0, True)])
+def test_long_evaluations_are_compiled_on_a_cpu(flags, trained, expected):
+    """By the images that one network is trained on, so that it depends on the options and the set alone."""
+    given = options.parse("", ["--Iteration", "0", *flags.split()])
+    assert Passes(given, CPU, trained).compiled is expected
+
+
+def test_evaluation_says_how_long_it_is(digits, make_options, monkeypatch):
+    """40 images for 1,001 epochs, the published IPC 1 with a formation, are a long one."""
+    lengths = []
+
+    def note(given, device, trained=0):
+        lengths.append(trained)
+        raise InterruptedError
+
+    monkeypatch.setattr(evaluation, "Passes", note)
+    data = digits()
+    with pytest.raises(InterruptedError):
+        evaluation.evaluate(data.images[:40], data.labels[:40], data, "MLP", make_options(), Draws(0), ("test",))
+    assert lengths == [40_040]
 
 
 def test_batch_normalisation_sees_whole_batches():

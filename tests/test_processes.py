@@ -40,7 +40,7 @@ def result(folder):
     (images, _), = storage.load(folder / "result" / f"res_{RUN}.pt")["data"]
     lines, losses = (storage.read_json_lines(folder / "result" / RUN / f"{name}.jsonl")
                      for name in ("metrics", "losses"))
-    return images.unflatten(0, (10, 2)), [line | {"seconds": None} for line in lines] + losses
+    return images.unflatten(0, (10, 2)), [line | {"seconds": None, "peak_gb": None} for line in lines] + losses
 
 
 @pytest.fixture(scope="module")

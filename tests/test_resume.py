@@ -24,12 +24,13 @@ RESUME = [*FLAGS, "--resume", "auto"]
 
 
 def left(folder):
-    """All that a run leaves, by file name, without what tells of clocks and of the command line."""
+    """All that a run leaves, by file name, without what tells of clocks, of memory and of the command line."""
     files = {}
     for path in sorted((folder / "result").rglob("*")):
         name = str(path.relative_to(folder / "result"))
         if path.name == "metrics.jsonl":
-            files[name] = [json.loads(line) | {"seconds": None} for line in path.read_text().splitlines()]
+            files[name] = [json.loads(line) | {"seconds": None, "peak_gb": None}
+                           for line in path.read_text().splitlines()]
         elif path.name == "options.json":
             files[name] = json.loads(path.read_text()) | {"command": None, "date": None}
         else:

@@ -3,14 +3,19 @@
 import contextlib
 import ctypes
 import platform
+import resource
 import sys
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
+from utils import processes
 from utils.errors import UserError, reason
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+MOST_IMAGES = {"cpu": 512, "cuda": 4096, "mps": 512}  # of a pass; on a CPU more is no faster, a GPU was not measured
+PASSES_IN_MEMORY = 4  # what the graph keeps, its gradients, real images beside synthetic ones, all else
 
 
 def keep_freed_memory() -> None:
@@ -53,6 +58,44 @@ def processor() -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
+def free_memory(device: torch.device) -> float:
+    """Bytes that this process can still take; infinite where the system does not say."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return float("inf")
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / processes.count()
+
+
+def memory_peak(device: torch.device) -> float:
+    """The most memory that this process has held so far, in GB: of the GPU, or else of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def batch_that_fits(network: nn.Module, image: Tensor) -> int:
+    """How many images like this one (1, C, H, W) to take through a network at once where --max_batch does not say.
+
+    As many as free memory holds with what their graph keeps for the backward pass, at most MOST_IMAGES: on a
+    CPU, free memory decides only where it is short. The network should be in evaluation mode.
+    """
+    own, kept = {weight.data_ptr() for weight in network.parameters()}, {}
+
+    def note(tensor: Tensor) -> Tensor:
+        kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor.detach()
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        network(image.detach().requires_grad_())
+    each = PASSES_IN_MEMORY * sum(size for place, size in kept.items() if place not in own)
+    return int(max(1, min(MOST_IMAGES[image.device.type], free_memory(image.device) / each)))
+
+
 def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and "allocate memory" in str(error))  # what the CPU's allocator says
@@ -66,6 +109,6 @@ def memory_explained(max_batch: int):
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise UserError(f"out of memory ({reason(error)}); continue with --resume auto and a lower --max_batch (now "
-                        f"{max_batch}), which leaves the method as it is; if that is not enough, start anew with a "
-                        "lower --trained_bs, --batch_train or --batch_real") from None
+        raise UserError(f"out of memory ({reason(error)}); continue with --resume auto and a lower --max_batch (now at "
+                        f"most {max_batch}), which leaves the method as it is; if that is not enough, start anew with "
+                        "a lower --trained_bs, --batch_train or --batch_real") from None

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils import augment, methods, processes, select
+from utils import augment, device, methods, processes, select
 from utils.data import RealData
 from utils.draws import Draws
 from utils.errors import UserError
@@ -134,9 +134,12 @@ class Distillation:
         self.draws = Draws(options.seed, experiment)
         self.method = methods.find(options.method)
         self.pool = Pool(data, self.draws, options)
+        self.max_batch = options.max_batch or device.batch_that_fits(
+            self.pool.members[0].network.eval(), data.normalise(data.images[:1]))
         if self.method.select:
             check_sizes(data, options.ipc, options.aug)
-            self.images = real_set(data, select.positions(self.method.select, data, self.pool, options), options.aug)
+            self.images = real_set(data, select.positions(self.method.select, data, self.pool, options, self.max_batch),
+                                   options.aug)
         else:
             self.images = initial_images(data, self.draws, options.ipc, options.init, options.aug)
         # A joint step is the visit of a single class that holds all the images.
@@ -253,7 +256,7 @@ class Distillation:
         """Embeddings (k, N, D) of real images (k, N, ...) of k classes; with --ipc1_real of that many of them."""
         options = self.options
         both = [self.pool.passes.embed_and_classify(network, part, options.embed_last)
-                for part in real.flatten(0, 1).split(options.max_batch)]
+                for part in real.flatten(0, 1).split(self.max_batch)]
         z_real, logits = (torch.cat(parts).unflatten(0, real.shape[:2]) for parts in zip(*both, strict=True))
         if not self.selected:
             return z_real
@@ -264,12 +267,12 @@ class Distillation:
 
     def _chunks(self, real_counts: list[int]) -> list[slice]:
         """Runs of this process's classes to take through a network at once: as many real images each, and
-        of the synthetic ones, which need a graph, at most --max_batch together (or one class)."""
+        of the synthetic ones, which need a graph, at most `max_batch` together (or one class)."""
         synthetic = self.options.ipc * (4 if self.options.aug else 1)
         chunks, start, stop = [], self.own_classes.start, self.own_classes.stop
         for k in range(start + 1, stop + 1):
             cost = max(synthetic, real_counts[start] / REAL_PER_SYNTHETIC) * (k - start + 1)
-            if k == stop or cost > self.options.max_batch or real_counts[k] != real_counts[start]:
+            if k == stop or cost > self.max_batch or real_counts[k] != real_counts[start]:
                 chunks.append(slice(start, k))
                 start = k
         return chunks

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils import augment, processes
+from utils import augment, device, processes
 from utils.data import RealData
 from utils.draws import Draws
 from utils.networks import get_network
@@ -35,8 +35,10 @@ def models(mode: str, model: str) -> list[str]:
 
 
 def train(network: nn.Module, images: Tensor, labels: Tensor, options, rng: np.random.Generator, passes: Passes,
-          on_epoch: Callable[[], None] = lambda: None):
-    """Trains a network on images (N, C, H, W), normalised, and labels (N,), by the published protocol.
+          on_epoch: Callable[[], None] = lambda: None, normalise: Callable[[Tensor], Tensor] = lambda batch: batch):
+    """Trains a network on images (N, C, H, W) and labels (N,) by the published protocol.
+
+    The images are normalised, or `normalise` does it to each batch.
 
     SGD with momentum 0.9 and weight decay 5e-4; `epoch_eval_train` + 1 passes; after pass number
     epoch_eval_train // 2 + 1 (counted from 0) the learning rate falls to a tenth and the momentum starts
@@ -50,7 +52,7 @@ def train(network: nn.Module, images: Tensor, labels: Tensor, options, rng: np.r
     for epoch in range(options.epoch_eval_train + 1):
         order = torch.as_tensor(rng.permutation(len(labels)), device=images.device)
         for rows in order.split(options.batch_train):
-            batch = images[rows]
+            batch = normalise(images[rows])
             if strategy:
                 operation = augment.OPERATIONS[strategy[rng.integers(len(strategy))]]
                 batch = operation(batch, torch.as_tensor(rng.random((len(rows), 3))).to(batch))
@@ -62,14 +64,15 @@ def train(network: nn.Module, images: Tensor, labels: Tensor, options, rng: np.r
 
 
 @torch.no_grad()
-def predict(network: nn.Module, data: RealData, max_batch: int, passes: Passes) -> Tensor:
-    """The class (N,) that the network gives each test image."""
+def predict(network: nn.Module, data: RealData, max_batch: int | None, passes: Passes) -> Tensor:
+    """The class (N,) that the network gives each test image. max_batch: images of a pass, None: as many as fit."""
     network.eval()
+    max_batch = max_batch or device.batch_that_fits(network, data.normalise(data.test_images[:1]))
     return torch.cat([passes.classify(network, data.normalise(images)).argmax(dim=1)
                       for images in data.test_images.split(max_batch)])
 
 
-def test(network: nn.Module, data: RealData, max_batch: int, passes: Passes) -> float:
+def test(network: nn.Module, data: RealData, max_batch: int | None, passes: Passes) -> float:
     """Accuracy in 0..1 on the whole test set."""
     return (predict(network, data, max_batch, passes) == data.test_labels).sum().item() / len(data.test_labels)
 
@@ -77,24 +80,34 @@ def test(network: nn.Module, data: RealData, max_batch: int, passes: Passes) -> 
 def trained_network(images: Tensor, labels: Tensor, data: RealData, model: str, options, draws: Draws,
                     place: tuple[int | str, ...], passes: Passes,
                     on_epoch: Callable[[], None] = lambda: None) -> nn.Module:
-    """A fresh network, trained on a set on the data's device; `place` makes its draws its own."""
+    """A fresh network, trained on a set, normalised or uint8, on the data's device.
+
+    `place` makes its draws its own.
+    """
+    normalise = data.normalise if images.dtype == torch.uint8 else lambda batch: batch.to(data.dtype)
     channel, *size = data.image_shape
     seed = draws.network_seed("evaluation", model, *place)
     network = get_network(model, channel, data.num_classes, tuple(size), seed)
     passes.prepare(network, data.device, data.dtype)
-    train(network, images, labels, options, draws.evaluation(model, *place), passes, on_epoch)
+    train(network, images, labels, options, draws.evaluation(model, *place), passes, on_epoch, normalise)
     return network
+
+
+def passes_of(options, data: RealData, labels: Tensor) -> Passes:
+    """How networks that are evaluated on a set of these labels (N,) are trained and tested."""
+    return Passes(options, data.device, trained=len(labels) * (options.epoch_eval_train + 1))
 
 
 def evaluate(images: Tensor, labels: Tensor, data: RealData, model: str, options, draws: Draws,
              place: tuple[int | str, ...], on_epoch: Callable[[], None] = lambda: None) -> list[float]:
     """Test accuracies (0..1) of `num_eval` fresh networks trained on images (N, C, H, W) and labels (N,).
 
-    The images are normalised and their formation is expanded. `place` names this evaluation within the
-    run, so that its draws are its own.
+    The images are normalised, or uint8, and their formation is expanded. `place` names this evaluation within
+    the run, so that its draws are its own.
     """
-    images, labels = images.to(data.device, data.dtype), labels.to(data.device)
-    accuracies, passes = torch.zeros(options.num_eval, dtype=torch.float64), Passes(options, data.device)
+    images, labels = images.to(data.device), labels.to(data.device)
+    passes = passes_of(options, data, labels)
+    accuracies = torch.zeros(options.num_eval, dtype=torch.float64)
     for turn in filter(processes.own, range(options.num_eval)):
         network = trained_network(images, labels, data, model, options, draws, (*place, turn), passes, on_epoch)
         accuracies[turn] = test(network, data, options.max_batch, passes)

@@ -48,7 +48,8 @@ def reported():
 def run(args) -> "Record":
     """Runs all experiments of a parsed command line, or what is left of them, and returns what they left."""
     device.keep_freed_memory()
-    with processes.joined(device.choose(args.device)), device.memory_explained(args.max_batch):
+    place = device.choose(args.device)
+    with processes.joined(place), device.memory_explained(args.max_batch or device.MOST_IMAGES[place.type]):
         with processes.first_goes_first():
             data = load_data(args)
         record = Record(args, data)
@@ -258,7 +259,7 @@ class Record:
                 "experiment": experiment, "iteration": entry.iteration, "model": model, "accuracies": accuracies,
                 "mean": float(np.mean(accuracies)), "std": float(np.std(accuracies)),
                 "best_mean": float(np.mean(best.accuracies[model])), "best_iteration": best.iteration,
-                "seconds": round(seconds, 1)})
+                "seconds": round(seconds, 1), "peak_gb": round(device.memory_peak(self.data.device), 2)})
             self._add_point(self.metrics[-1])
             print(f"experiment {experiment + 1}/{self.args.num_exp} iteration {entry.iteration}: {percent(accuracies)} "
                   f"({len(accuracies)} {model}), {logs.clock(seconds)}", flush=True)
@@ -298,6 +299,7 @@ class Record:
             last, best = self.accuracies(self.last, model), self.accuracies(self.best, model)
             print(f"result: {percent(last)} (last iteration, {len(last)} {model} over {len(self.last)} experiments)")
             print(f"best:   {percent(best)} (iteration chosen on test accuracy)")
+        print(f"peak memory: {device.memory_peak(self.data.device):.2f} GB")
         print(f"set: {self.set_path}  best set: {self.best_path}  records: {self.folder}")
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from utils import augment, evaluation, methods, networks, sources
@@ -139,11 +140,13 @@ def add_data(parser: Parser):
     flag("--save_path", type=Path, default="result", help="folder for sets, pictures and records")
     flag("--seed", type=integer(0), default=0, help="decides every random draw of the run")
     flag("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: a GPU where there is one")
-    flag("--max_batch", type=integer(1), default=512, help="images per network pass; lower it to save memory")
+    flag("--max_batch", type=integer(1),
+         help="images per network pass; None: as many as free memory holds, at most 512 on a CPU and 4,096 on a GPU")
     flag("--precision", choices=("fp32", "tf32", "bf16"), default="fp32",
          help="of convolutions and matrix products; bf16: by autocast, with statistics and losses in fp32")
     flag("--compile", action="store_true", default=None,
-         help="compile the networks; None: in runs of 1,000 iterations or more on a CPU")
+         help="compile the networks; None: on a CPU, in runs of 1,000 iterations or more, and for evaluated networks "
+              "that are trained on 40,000 images or more, all epochs together")
     flag("--no_compile", dest="compile", action="store_false", help="never do")
 
 
@@ -228,13 +231,17 @@ def _check(parser: Parser, options: argparse.Namespace, method: methods.Method):
         parser.error("--nll_weight, --tv_weight, --clip_weight: all are 0, so nothing is optimised; give one a weight")
 
 
-def parse(description: str, arguments: list[str] | None = None, **defaults) -> argparse.Namespace:
+def parse(description: str, arguments: list[str] | None = None,
+          add_flags: Callable[[Parser], None] = lambda parser: None, **defaults) -> argparse.Namespace:
     """Parses and checks the command line; a bad one ends the program with one line and exit code 2.
+
+    `add_flags` adds those that a script has for itself.
 
     An option is the flag that is given, or else the method's recipe, the script's default, the method's
     default, the general one.
     """
     parser = build_parser(description, defaults)
+    add_flags(parser)
     general = parser.parse_args(arguments)
     method = methods.find(general.method)
     unknown = (method.defaults | method.recipe).keys() - vars(general).keys()

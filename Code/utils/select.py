@@ -50,7 +50,7 @@ def k_means(features: Tensor, count: int, seed: int) -> np.ndarray:
     return np.where(others, np.inf, clusters.transform(points)).argmin(axis=0)
 
 
-def positions(select, data: RealData, pool: Pool, options) -> np.ndarray:
+def positions(select, data: RealData, pool: Pool, options, max_batch: int) -> np.ndarray:
     """Positions (sets, K, ipc) within each class; four sets for a formation, otherwise one.
 
     The pool's first network is trained before its features are taken. UserError where a class is too small.
@@ -64,7 +64,7 @@ def positions(select, data: RealData, pool: Pool, options) -> np.ndarray:
     chosen = []
     with torch.no_grad():
         for rows in data.class_rows:
-            parts = np.split(rows, range(options.max_batch, len(rows), options.max_batch))
+            parts = np.split(rows, range(max_batch, len(rows), max_batch))
             features = torch.cat([network.embed(data.batch(part), options.embed_last) for part in parts])
             chosen.append(select(features, sets * options.ipc, seed).reshape(sets, options.ipc))
     return np.stack(chosen, axis=1)

@@ -1,0 +1,55 @@
+"""benchmark.py as users run it; what it times is not asserted, for that is the machine's."""
+
+import json
+
+import pytest
+import torch
+
+from benchmark import first_classes
+from conftest import call_script, run_script
+
+SMALL = ["--dataset", "digits", "--model", "ConvNetW32", "--ipc", 1, "--batch_real", 16, "--no_compile",
+         "--rounds", 1]
+TRAINED = ["--trained_bs", 16, "--model_train_steps", 1]
+
+
+def test_table_and_json_of_dm(tmp_path):
+    """DM brings its recipe: no formation, a fresh network in place of pool training, and a literal loop of its own."""
+    done = run_script("benchmark.py", *SMALL, "--method", "DM", "--save_path", tmp_path)
+    result = json.loads((tmp_path / "benchmark_DM_digits_ConvNetW32_1ipc.json").read_text())
+    assert result == json.loads(done.stdout.splitlines()[-1]) and result["options"]["aug"] is False
+    assert set(result["phases"]) == {"iteration", "image update", "evaluation epoch", "test pass"}
+    assert result["copy"] > 1e8 and result["matmul"]["fp32"] > 1e8
+    for phase, row in result["phases"].items():
+        line, = (line for line in done.stdout.splitlines() if line.startswith(f"{phase} "))
+        assert f"{1e3 * row['engine']:.1f}" in line and row["ratio"] == pytest.approx(row["reference"] / row["engine"])
+    assert 0.5 < result["phases"]["image update"]["share"] <= result["phases"]["iteration"]["share"] == 1
+
+
+@pytest.mark.parametrize("loop", ["engine", "reference"])
+def test_phases_of_bacon(loop):
+    done = call_script("benchmark.py", *SMALL, *TRAINED, "--only", loop)
+    seconds = json.loads(done.stdout)
+    assert set(seconds) == {"image update", "pool training", "evaluation epoch", "test pass"}
+    assert all(value > 1e-3 for value in seconds.values())
+
+
+def test_growth(tmp_path):
+    done = call_script("benchmark.py", *SMALL, *TRAINED, "--growth", "--save_path", tmp_path)
+    points = json.loads((tmp_path / "growth.json").read_text())["points"]
+    assert [(point["classes"], point["ipc"]) for point in points] == [(10, 10), (10, 1), (10, 10), (10, 50)]
+    assert all(point["seconds"]["image update"] > 0 for point in points)
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+    assert "digits has no 50 classes" in done.stdout
+
+
+def test_first_classes(digits):
+    data = digits()
+    few = first_classes(data, 3)
+    assert few.num_classes == 3 and few.class_sizes == data.class_sizes[:3]
+    assert torch.equal(few.images, data.images[data.labels < 3]) and int(few.test_labels.max()) == 2
+
+
+def test_method_without_iterations_is_one_line(tmp_path):
+    done = call_script("benchmark.py", *SMALL, "--method", "herding", "--save_path", tmp_path, expect=2)
+    assert len(done.stderr.splitlines()) == 1 and "--method herding" in done.stderr

@@ -1,0 +1,98 @@
+"""--max_batch follows free memory, changes no result, and a run says how much memory it took."""
+
+import re
+from argparse import Namespace
+
+import pytest
+import torch
+
+from conftest import TINY, call_script
+from utils import device, evaluation, storage
+from utils.distill import Distillation
+from utils.draws import generator
+from utils.networks import NETWORKS, get_network
+from utils.passes import Passes
+
+CPU = torch.device("cpu")
+
+
+def set_free_memory(monkeypatch, free: float):
+    monkeypatch.setattr(device, "free_memory", lambda of: free)
+
+
+def kept_by_one_image(network) -> int:
+    """Bytes of the outputs of the layers of a ConvNet, for one image."""
+    sizes = []
+    for layer in network.features:
+        layer.register_forward_hook(lambda layer, given, out: sizes.append(out.nbytes))
+    network(torch.zeros(1, 3, 32, 32))
+    return sum(sizes)
+
+
+@pytest.mark.parametrize("name", ["ConvNet", "ConvNetW32"])
+def test_as_many_as_fit_and_no_more_than_is_fast(name, monkeypatch):
+    network = get_network(name, 3, 10, 32).eval()
+    image, layers = torch.zeros(1, 3, 32, 32), kept_by_one_image(get_network(name, 3, 10, 32))
+    for free in (2e8, 1e8):
+        set_free_memory(monkeypatch, free)
+        assert 0.5 < device.batch_that_fits(network, image) * device.PASSES_IN_MEMORY * layers / free < 2
+    set_free_memory(monkeypatch, 0)
+    assert device.batch_that_fits(network, image) == 1
+    set_free_memory(monkeypatch, float("inf"))
+    assert device.batch_that_fits(network, image) == 512
+
+
+@pytest.mark.parametrize("name", ["MLP", "LeNet", "AlexNetBN", "VGG11BN", "ResNet18BN_AP", "ConvNetLN"])
+def test_every_family_is_measured(name, monkeypatch):
+    """And none is changed by it: batch normalisation keeps its statistics."""
+    assert name in NETWORKS
+    network = get_network(name, 3, 10, 32, seed=0).eval()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    set_free_memory(monkeypatch, 1e6)
+    assert 1 <= device.batch_that_fits(network, torch.zeros(1, 3, 32, 32)) < 512
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert all(weight.grad is None for weight in network.parameters())
+
+
+def test_free_memory_of_this_machine():
+    assert 1e7 < device.free_memory(CPU) < 1e14
+
+
+def test_short_memory_gives_the_same_images(digits, make_options, monkeypatch):
+    data, options = digits(torch.float64), make_options("--ipc", 2, "--aug", "--syn_ce", "--batch_real", 140)
+
+    def images():
+        engine = Distillation(data, options)
+        engine.step(0)
+        return engine.max_batch, engine.images
+
+    plenty, expected = images()
+    set_free_memory(monkeypatch, 1e7)
+    few, short = images()
+    assert plenty == 512 and few < 20
+    torch.testing.assert_close(short, expected, rtol=0, atol=1e-10)
+
+
+def test_short_memory_gives_the_same_accuracy(digits, monkeypatch):
+    data, network = digits(), get_network("ConvNetW32", 1, 10, 16, seed=0)
+    passes = Passes(Namespace(compile=False, precision="fp32"), CPU)
+    expected = evaluation.test(network, data, None, passes)
+    set_free_memory(monkeypatch, 1e7)
+    assert evaluation.test(network, data, None, passes) == expected
+
+
+def test_training_takes_images_that_are_not_normalised_yet(digits, make_options):
+    """The whole training set need not be there in float32."""
+    data, options = digits(), make_options("--epoch_eval_train", 1)
+    passes = Passes(options, CPU)
+    raw, ready = (get_network("ConvNetW32", 1, 10, 16, seed=0) for _ in range(2))
+    evaluation.train(raw, data.images[:80], data.labels[:80], options, generator(0), passes, normalise=data.normalise)
+    evaluation.train(ready, data.normalise(data.images[:80]), data.labels[:80], options, generator(0), passes)
+    assert all(torch.equal(*pair) for pair in zip(raw.parameters(), ready.parameters(), strict=True))
+
+
+def test_a_run_says_how_much_memory_it_took(tmp_path):
+    done = call_script("BACON_digits.py", *TINY, "--save_path", tmp_path)
+    printed = float(re.search(r"peak memory: (\d+\.\d\d) GB", done.stdout).group(1))
+    lines = storage.read_json_lines(tmp_path / "BACON_digits_ConvNetW32_1ipc" / "metrics.jsonl")
+    assert 0.1 < lines[0]["peak_gb"] <= lines[-1]["peak_gb"] <= printed
