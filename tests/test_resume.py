@@ -260,7 +260,7 @@ def read_or_refuse(path, content):
         return None
 
 
-SMALL = {"options": {"ipc": 1}, "experiment": 0, "iteration": 2, "seconds": 1.5, "last": [], "best": [],
+SMALL = {"options": {"ipc": 1}, "data": 7, "experiment": 0, "iteration": 2, "seconds": 1.5, "last": [], "best": [],
          "metrics": [{"mean": 0.5}], "losses": [],
          "distillation": {"images": torch.zeros(3, 4), "pool": [torch.ones(2)]}}
 
