@@ -53,7 +53,8 @@ def shared_command(command: list[str]) -> str:
     return f"python3 -u {shlex.join(words)}"
 
 
-def publish(path: Path, to: Path, flags: list[str]) -> None:
+def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
+    """Evaluates a set as it is and in 8 bits, and writes the latter below `to` with its card."""
     record = storage.load(path)
     meta = record["meta"]
     run_folder = path.with_name(path.stem.removeprefix("res_").removesuffix("_best"))
@@ -77,7 +78,7 @@ def publish(path: Path, to: Path, flags: list[str]) -> None:
     storage.write_json(target.with_suffix(".json"), {
         "set": target.name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content),
         **{name: meta[name] for name in ("method", "dataset", "ipc", "model", "formation", "seed", "iteration")},
-        "command": shared_command(run["command"]), "machine": run["machine"], "date": run["date"],
+        "note": note, "command": shared_command(run["command"]), "machine": run["machine"], "date": run["date"],
         "versions": run["versions"], "chosen": meta["chosen"], "accuracies of its run": record["accs_all_exps"],
         "evaluated by": shared_command(["evaluate.py", "--synthetic", target.name, *flags]),
         "evaluation": without_path(lines), "evaluation in float32": without_path(whole)})
@@ -89,14 +90,15 @@ def without_path(lines: list[dict]) -> list[dict]:
 
 def table(to: Path) -> str:
     """A Markdown table of all cards below a folder."""
-    rows = ["| set | images per class | iterations | network | epochs | test accuracy, % | before 8 bits | kB |",
-            "| --- | --: | --: | --- | --: | --: | --: | --: |"]
+    rows = ["| data set | set | images per class | iterations | network | epochs | test accuracy, % | before 8 bits | kB |",
+            "| --- | --- | --: | --: | --- | --: | --: | --: | --: |"]
     for path in sorted(to.glob("*/*.json")):
         card = json.loads(path.read_text())
+        dataset = f"{card['dataset']} ({card['note']})" if card["note"] else card["dataset"]
         for small, whole in zip(card["evaluation"], card["evaluation in float32"], strict=True):
             accuracies = " | ".join(f"{percent(line['accuracies'])[:-2]} ({len(line['accuracies'])})".replace("+-", "±")
                                     for line in (small, whole))
-            rows.append(f"| [{card['dataset']}/{card['set']}]({card['dataset']}/{card['set']}) | {card['ipc']} | "
+            rows.append(f"| {dataset} | [{card['set']}]({card['dataset']}/{card['set']}) | {card['ipc']} | "
                         f"{', '.join(map(str, card['iteration']))} of {paper.ITERATIONS} | {small['model']} | "
                         f"{small['epoch_eval_train'] + 1} | {accuracies} | {card['bytes'] / 1000:.0f} |")
     return "\n".join(rows) + "\n"
@@ -106,10 +108,11 @@ def main() -> None:
     parser = options.new_parser(__doc__)
     parser.add_argument("sets", nargs="+", type=Path, help="res_*.pt files, where their runs left them")
     parser.add_argument("--to", type=Path, default="../Distilled", help="folder to share")
+    parser.add_argument("--note", default="", help="what else is to be known of the data set")
     args, flags = parser.parse_known_args()
     with reported():
         for path in args.sets:
-            publish(path, args.to, flags)
+            publish(path, args.to, args.note, flags)
             storage.write_whole(args.to / "README.md", lambda file: file.write((TITLE + table(args.to)).encode()))
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmark import first_classes
-from conftest import call_script, run_script
+from conftest import call_script
 
 SMALL = ["--dataset", "digits", "--model", "ConvNetW32", "--ipc", 1, "--batch_real", 16, "--no_compile",
          "--rounds", 1]
@@ -15,7 +15,7 @@ TRAINED = ["--trained_bs", 16, "--model_train_steps", 1]
 
 def test_table_and_json_of_dm(tmp_path):
     """DM brings its recipe: no formation, a fresh network in place of pool training, and a literal loop of its own."""
-    done = run_script("benchmark.py", *SMALL, "--method", "DM", "--save_path", tmp_path)
+    done = call_script("benchmark.py", *SMALL, "--method", "DM", "--save_path", tmp_path)
     result = json.loads((tmp_path / "benchmark_DM_digits_ConvNetW32_1ipc.json").read_text())
     assert result == json.loads(done.stdout.splitlines()[-1]) and result["options"]["aug"] is False
     assert set(result["phases"]) == {"iteration", "image update", "evaluation epoch", "test pass"}

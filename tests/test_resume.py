@@ -103,6 +103,17 @@ def test_killed_at_a_moment_of_the_clock(whole, k, tmp_path):
     assert left(tmp_path) == left(whole)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_killed_compiled_run(precision, tmp_path):
+    """Batches of 80 go in a compiled part and a rest, which must not depend on what was compiled before."""
+    flags = [*FLAGS, "--compile", "--precision", precision, "--trained_bs", 80]
+    children.run(tmp_path / "whole", *flags)
+    children.run(tmp_path / "killed", *flags, expect=-9, prepare=children.Events(children.kill, "pool training", 7))
+    children.run(tmp_path / "killed", *flags, "--resume", "auto")
+    assert left(tmp_path / "killed") == left(tmp_path / "whole")
+
+
 def test_run_killed_again_and_again(whole, tmp_path):
     """Every attempt gets a little further and is killed, until one reaches the end."""
     attempts = 0
