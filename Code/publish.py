@@ -90,7 +90,7 @@ def without_path(lines: list[dict]) -> list[dict]:
 
 def table(to: Path) -> str:
     """A Markdown table of all cards below a folder."""
-    rows = ["| data set | set | images per class | iterations | network | epochs | test accuracy, % | before 8 bits | kB |",
+    rows = ["| data set | set | IPC | iterations | network | epochs | test accuracy, % | before 8 bits | kB |",
             "| --- | --- | --: | --: | --- | --: | --: | --: | --: |"]
     for path in sorted(to.glob("*/*.json")):
         card = json.loads(path.read_text())

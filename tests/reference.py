@@ -135,7 +135,7 @@ class ReferenceLoop:
         options = self.options
         if options.method == "IDM":
             return losses.mean_matching(output_syn, output_real)
-        return (options.nll_weight * losses.negative_log_likelihood(output_syn, output_real)
+        return (options.nll_weight * losses.negative_log_likelihood(output_syn, output_real, options.sigma)
                 + options.tv_weight * losses.total_variation(output_syn, output_real)
                 + options.clip_weight * losses.clip_prior(output_syn, output_real, options.prior_clip))
 

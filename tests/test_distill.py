@@ -51,6 +51,7 @@ class TestEngineEqualsReferenceLoop:
     ["--method", "IDM"],
     ["--nll_weight", 0, "--tv_weight", 2, "--clip_weight", 0],
     ["--prior_clip", "embedding", "--clip_weight", 5],
+    ["--sigma", "std"],
     ["--embed_last", -1],
     ["--dsa_strategy", "none"],
     ["--max_batch", 7],

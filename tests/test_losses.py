@@ -101,3 +101,13 @@ def test_gradient_is_that_of_finite_differences(name):
 def test_unknown_clip_prior_is_refused():
     with pytest.raises(ValueError, match="published"):
         losses.clip_prior(torch.zeros(2, 2), torch.zeros(2, 2), on="images")
+
+
+def test_likelihood_of_the_deviation_itself():
+    rng = torch.Generator().manual_seed(0)
+    z_real = torch.randn(20, 5, generator=rng, dtype=torch.float64) * torch.tensor([0, 0.01, 0.5, 1, 3])
+    z_syn = torch.randn(4, 5, generator=rng, dtype=torch.float64)
+    expected = torch.distributions.Normal(z_real.mean(0), z_real.std(0).clamp(min=0.1)).log_prob(z_syn.mean(0)).sum()
+    assert losses.negative_log_likelihood(z_syn, z_real, "std").item() == pytest.approx(-expected.item(), rel=1e-12)
+    assert losses.bacon_loss(z_syn, z_real, tv_weight=0, clip_weight=0, sigma="std").item() == pytest.approx(
+        -expected.item(), rel=1e-12)

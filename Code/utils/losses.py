@@ -10,13 +10,18 @@ import math
 import torch
 from torch import Tensor
 
+LEAST_SIGMA = 0.1
+
 
 def _mean_difference(z_syn: Tensor, z_real: Tensor) -> Tensor:
     return z_syn.mean(dim=-2) - z_real.detach().mean(dim=-2)
 
 
-def negative_log_likelihood(z_syn: Tensor, z_real: Tensor) -> Tensor:
-    """-log N(mean z_syn; mean z_real, sigma), summed over features, sigma = exp(std of z_real).
+def negative_log_likelihood(z_syn: Tensor, z_real: Tensor, sigma: str = "published") -> Tensor:
+    """-log N(mean z_syn; mean z_real, sigma), summed over features.
+
+    sigma="published": exp(std of z_real). sigma="std": the std itself, at least LEAST_SIGMA, so that features that
+    hardly vary over the real images count more.
 
     The published function evaluates the density and takes its log, which underflows in float32 about 14
     sigma from the mean; this is the same quantity in closed form, finite everywhere.
@@ -25,8 +30,11 @@ def negative_log_likelihood(z_syn: Tensor, z_real: Tensor) -> Tensor:
     (the standard deviation is the unbiased one).
     """
     std = z_real.detach().std(dim=-2)
-    scaled = _mean_difference(z_syn, z_real) / std.exp()
-    return 0.5 * z_syn.shape[-1] * math.log(2 * math.pi) + (std + 0.5 * scaled.square()).sum(dim=-1)
+    if sigma not in ("published", "std"):
+        raise ValueError(f'negative_log_likelihood: sigma must be "published" or "std", not {sigma!r}')
+    log_sigma = std.clamp(min=LEAST_SIGMA).log() if sigma == "std" else std
+    scaled = _mean_difference(z_syn, z_real) / log_sigma.exp()
+    return 0.5 * z_syn.shape[-1] * math.log(2 * math.pi) + (log_sigma + 0.5 * scaled.square()).sum(dim=-1)
 
 
 def total_variation(z_syn: Tensor, z_real: Tensor) -> Tensor:
@@ -58,11 +66,11 @@ def clip_prior(z_syn: Tensor, z_real: Tensor, on: str = "published") -> Tensor:
 
 
 def bacon_terms(z_syn: Tensor, z_real: Tensor, *, nll_weight: float = 1.0, tv_weight: float = 0.8,
-                clip_weight: float = 0.2, prior_clip: str = "published") -> dict[str, Tensor]:
+                clip_weight: float = 0.2, prior_clip: str = "published", sigma: str = "published") -> dict[str, Tensor]:
     """The weighted terms of BACON's objective by name; a term with weight 0 is left out."""
     terms = {}
     if nll_weight:
-        terms["nll"] = nll_weight * negative_log_likelihood(z_syn, z_real)
+        terms["nll"] = nll_weight * negative_log_likelihood(z_syn, z_real, sigma)
     if tv_weight:
         terms["tv"] = tv_weight * total_variation(z_syn, z_real)
     if clip_weight:

@@ -36,7 +36,7 @@ class Method:
 
 def _bacon(z_syn: Tensor, z_real: Tensor, options) -> dict[str, Tensor]:
     return losses.bacon_terms(z_syn, z_real, nll_weight=options.nll_weight, tv_weight=options.tv_weight,
-                              clip_weight=options.clip_weight, prior_clip=options.prior_clip)
+                              clip_weight=options.clip_weight, prior_clip=options.prior_clip, sigma=options.sigma)
 
 
 def _mean(z_syn: Tensor, z_real: Tensor, options) -> dict[str, Tensor]:
