@@ -96,7 +96,10 @@ class Evaluator:
 
     def add(self, trained_on: str, model: str, sets: list[tuple[Tensor, Tensor]], formation: int = 1,
             **changes) -> float:
-        """Mean accuracy (0..1) of num_eval networks on each of `sets`, under the options and `changes` to them."""
+        """Mean accuracy (0..1) of num_eval networks on each of `sets`, under the options and `changes` to them.
+
+        formation: 2 for sets whose 2x2 formations are still to be expanded.
+        """
         args = Namespace(**vars(self.args) | changes)
         begun, epochs = time.monotonic(), len(sets) * args.num_eval * (args.epoch_eval_train + 1)
         accuracies = []
@@ -116,7 +119,8 @@ class Evaluator:
         return mean
 
 
-def fair(evaluator: Evaluator, model: str, sets: list[tuple[Tensor, Tensor]], formation: int, accuracy: float):
+def fair(evaluator: Evaluator, model: str, ready: list[tuple[Tensor, Tensor]], ipc: int, formation: int,
+         accuracy: float):
     """What the accuracy of the set means: the same for real images of the same count, and for all of them.
 
     Random images are drawn anew for each network. Prints DD-Ranking's measures (Li et al., arXiv 2505.13300):
@@ -125,16 +129,15 @@ def fair(evaluator: Evaluator, model: str, sets: list[tuple[Tensor, Tensor]], fo
     100 (exp(b) - exp(-1)) / (exp(1) - exp(-1)).
     """
     args, data = evaluator.args, evaluator.data
-    ipc = int(sets[0][1].bincount().max())
     labels = torch.arange(data.num_classes).repeat_interleave(ipc)
 
     def real(aug: bool) -> list[tuple[Tensor, Tensor]]:
-        draws = [Draws(args.seed, k) for k in range(args.num_eval * len(sets))]
+        draws = [Draws(args.seed, k) for k in range(args.num_eval * len(ready))]
         return [(initial_images(data, draw, ipc, aug=aug).flatten(0, 1), labels) for draw in draws]
 
     plain, random = {"dsa_strategy": "none"}, f"random real images, {ipc} per class"
     gain = accuracy - evaluator.add(random, model, real(aug=False), num_eval=1)
-    gain_plain = (evaluator.add("the set", model, sets, formation, **plain)
+    gain_plain = (evaluator.add("the set", model, ready, **plain)
                   - evaluator.add(random, model, real(aug=False), num_eval=1, **plain))
     if formation == 2:
         evaluator.add(f"random 2x2 formations, {ipc} per class", model, real(aug=True), 2, num_eval=1)
@@ -153,11 +156,12 @@ def main() -> None:
         data = load_test_data(args, record["meta"])
         sets = stored_sets(args, record, data)
         formation = record["meta"].get("formation", 2 if args.aug else 1)
+        ready, ipc = storage.ready({**record, "data": sets}, formation), int(sets[0][1].bincount().max())
         evaluator = Evaluator(args, data)
         for model in evaluation.models(args.eval_mode, args.model):
-            accuracy = evaluator.add("the set", model, sets, formation)
+            accuracy = evaluator.add("the set", model, ready)
             if args.fair:
-                fair(evaluator, model, sets, formation, accuracy)
+                fair(evaluator, model, ready, ipc, formation, accuracy)
 
 
 if __name__ == "__main__":

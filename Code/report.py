@@ -70,6 +70,7 @@ class Run:
         record, about = storage.load(self.path), json.loads((records / "options.json").read_text())
         self.meta, self.accuracies = record["meta"], record["accs_all_exps"]
         self.stored, self.labels = record["data"][0]
+        self.ready = storage.ready(record)[0]
         self.options = Namespace(**vars(options.build_parser("", {}).parse_args([])) | about["options"] | given
                                  | {"synthetic": self.path})
         self.command, self.machine, self.date = shlex.join(about["command"]), about["machine"], about["date"]
@@ -220,10 +221,11 @@ def judge(run: Run, data: RealData) -> dict:
     It is the first of the networks that the run evaluated this set with, if the protocol is the run's.
     """
     options = run.options
-    images, labels = (part.to(data.device) for part in storage.expand(run.stored, run.labels, run.formation))
+    images, targets = (part.to(data.device) for part in run.ready)
+    _, labels = storage.expand(run.stored, run.labels, run.formation)
     passes, epochs = evaluation.passes_of(options, data, labels), options.epoch_eval_train + 1
     with logs.Progress(f"network for {run.title}", epochs, unit="epoch") as progress:
-        network = evaluation.trained_network(images, labels, data, options.model, options, Draws(options.seed),
+        network = evaluation.trained_network(images, targets, data, options.model, options, Draws(options.seed),
                                              (run.iterations[0], 0), passes, progress.update)
     predicted = evaluation.predict(network, data, options.max_batch, passes).cpu()
     wanted, classes = data.test_labels.cpu(), data.num_classes
@@ -231,14 +233,14 @@ def judge(run: Run, data: RealData) -> dict:
 
     shown = min(classes, OPEN_CLASSES)
     real = first_of_each(wanted, shown, REAL_POINTS // shown)
-    synthetic = first_of_each(labels.cpu(), shown, SYNTHETIC_POINTS // shown)
+    synthetic = first_of_each(labels, shown, SYNTHETIC_POINTS // shown)
     points = torch.cat([data.normalise(data.test_images[real.to(data.device)]), images[synthetic.to(data.device)]])
     max_batch = options.max_batch or device.batch_that_fits(network, points[:1])
     with torch.no_grad():
         embedded = torch.cat([passes.embed_and_classify(network, part, 1000)[0].cpu()
                               for part in points.split(max_batch)]).numpy()
     tsne = TSNE(init="pca", perplexity=min(30, (len(embedded) - 1) / 3), random_state=options.seed)
-    classes_of = torch.cat([wanted[real], labels.cpu()[synthetic]]).numpy()
+    classes_of = torch.cat([wanted[real], labels[synthetic]]).numpy()
     return {
         "network": options.model, "epochs": f"{epochs:,}", "tests": f"{len(wanted):,}",
         "accuracy": f"{100 * np.trace(counts) / counts.sum():.2f}", "real": len(real), "synthetic": len(synthetic),

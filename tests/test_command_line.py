@@ -176,6 +176,37 @@ def test_folder_of_the_users_images(size, channels, tmp_path):
     assert record["data"][0][0].shape == (2, channels, size, size) and record["meta"]["class_names"] == ["cats", "dogs"]
 
 
+def test_soft_labels(tmp_path):
+    """Half class, half what the pool says; the set keeps its classes and brings the labels that evaluation takes."""
+    flags = [*TINY, "--aug", "--soft_labels", 0.5, "--lr_net", 0.03, "--save_path", tmp_path]
+    call_script("BACON_digits.py", *flags)
+    path = tmp_path / "res_BACON_digits_ConvNetW32_1ipc.pt"
+    record = torch.load(path, weights_only=True)
+    (images, classes), (soft,) = record["data"][0], record["soft_labels"]
+    assert classes.tolist() == list(range(10)) and soft.shape == (40, 10) and soft.dtype == torch.float32
+    torch.testing.assert_close(soft.sum(dim=1), torch.ones(40))
+    own = soft[torch.arange(40), classes.repeat(4)]
+    assert (own >= 0.5).all() and (own < 1).all() and own.std() > 0
+    loaded, labels = utils.load_synthetic(path)
+    assert torch.equal(labels, soft) and torch.equal(loaded, storage.expand(images, classes, 2)[0])
+    call_script("BACON_digits.py", *flags, "--resume", "auto")
+    assert torch.equal(torch.load(path, weights_only=True)["soft_labels"][0], soft)
+
+    evaluate = ["--save_path", tmp_path, "--num_eval", 1, "--epoch_eval_train", 30]
+    call_script("evaluate.py", "--synthetic", path, *evaluate)
+    record["soft_labels"] = [soft.roll(1, dims=1)]
+    storage.save(tmp_path / "rolled.pt", record)
+    call_script("evaluate.py", "--synthetic", tmp_path / "rolled.pt", *evaluate)
+    right, rolled = storage.read_json_lines(tmp_path / "evaluate.jsonl")
+    assert right["mean"] > 0.3 > rolled["mean"]
+    record["soft_labels"] = [soft[:3]]
+    storage.save(tmp_path / "short.pt", record)
+    error, = call_script("evaluate.py", "--synthetic", tmp_path / "short.pt", expect=2).stderr.splitlines()
+    assert "short.pt" in error and "soft labels" in error
+    error, = call_script("BACON_digits.py", "--soft_labels", 2, expect=2).stderr.splitlines()
+    assert "--soft_labels" in error
+
+
 def test_other_images_are_refused_on_resume(tmp_path):
     torch.manual_seed(0)
     for k, place in enumerate(("train/a", "train/b", "test/a", "test/b") * 4):

@@ -252,6 +252,18 @@ class Distillation:
         return terms
 
     @torch.no_grad()
+    def soft_labels(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Labels (N, K) for expanded images (N, C, H, W) of classes (N,): --soft_labels parts of the pool's mean
+        prediction, and the class for the rest."""
+        weight, images = self.options.soft_labels, images.to(self.images)
+        guess = torch.zeros(len(images), self.data.num_classes, dtype=images.dtype, device=images.device)
+        for member in self.pool.members:
+            member.network.eval()
+            parts = [self.pool.passes.classify(member.network, part) for part in images.split(self.max_batch)]
+            guess += torch.cat(parts).softmax(dim=1) / len(self.pool.members)
+        return weight * guess + (1 - weight) * F.one_hot(labels.to(images.device), self.data.num_classes)
+
+    @torch.no_grad()
     def _embed_real(self, network: ConvNet, real: Tensor, chunk: slice) -> Tensor:
         """Embeddings (k, N, D) of real images (k, N, ...) of k classes; with --ipc1_real of that many of them."""
         options = self.options

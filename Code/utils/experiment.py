@@ -225,6 +225,8 @@ class Record:
         stored = distillation.images.flatten(0, 1).float().cpu()
         labels = torch.arange(data.num_classes).repeat_interleave(args.ipc)
         images, targets = storage.expand(stored, labels, 2 if args.aug else 1)
+        soft = distillation.soft_labels(images, targets).float().cpu() if args.soft_labels else None
+        targets = targets if soft is None else soft
         networks = len(self.models) * sum(processes.own(turn) for turn in range(args.num_eval))
         epochs = networks * (args.epoch_eval_train + 1)
         with logs.Progress(f"evaluation at iteration {iteration}", epochs, unit="epoch") as progress:
@@ -235,7 +237,7 @@ class Record:
             accuracies = {model: evaluation.evaluate(images, targets, data, model, args, distillation.draws,
                                                      (iteration,), count_epoch)
                           for model in self.models}
-        self._keep(Entry(stored.clone(), labels, iteration, accuracies), experiment)
+        self._keep(Entry(stored.clone(), labels, iteration, accuracies, soft), experiment)
         storage.save_picture(self.picture_path(experiment, iteration), data.pixels(stored), args.ipc)
         self._log(experiment, seconds)
 
@@ -274,8 +276,9 @@ class Record:
 
     def _contents(self, entries: list["Entry"], chosen: str) -> dict:
         args, data = self.args, self.data
+        soft = {"soft_labels": [entry.soft for entry in entries]} if args.soft_labels else {}
         return {
-            "data": [[entry.images, entry.labels] for entry in entries],
+            "data": [[entry.images, entry.labels] for entry in entries], **soft,
             "accs_all_exps": {model: self.accuracies(entries, model) for model in self.models},
             "meta": {"method": args.method, "dataset": args.dataset, "ipc": args.ipc, "model": args.model,
                      "formation": 2 if args.aug else 1, "mean": list(data.mean), "std": list(data.std),
@@ -305,12 +308,13 @@ class Record:
 
 @dataclass
 class Entry:
-    """An evaluated set: images as stored, labels, its iteration, and accuracies by network."""
+    """An evaluated set: images as stored, labels, its iteration, accuracies by network, soft labels as expanded."""
 
     images: Tensor
     labels: Tensor
     iteration: int
     accuracies: dict[str, list[float]]
+    soft: Tensor | None = None
 
     def mean(self) -> float:
         return float(np.mean(list(self.accuracies.values())))

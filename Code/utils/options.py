@@ -163,6 +163,8 @@ def _add_images(parser: Parser):
     flag("--ipc1_real", type=integer(0), default=0,
          help="with --ipc 1 and without --aug: match on this many of them, those with the lowest cross-entropy, and "
               "add cross-entropy only for misclassified synthetic images; 0: no such selection")
+    flag("--soft_labels", type=number(0), default=0.0,
+         help="part of the pool's mean prediction in the labels that networks are evaluated with; 0: classes alone")
     flag("--aug_num", type=int, choices=(1,), default=1, help="augmentations per batch")
     flag("--ij_selection", choices=("random",), default="random", help="how networks are chosen for matching")
 
@@ -228,6 +230,8 @@ def _check(parser: Parser, options: argparse.Namespace, method: methods.Method):
     if method.objective is None and options.Iteration:
         parser.error(f"--Iteration {options.Iteration}: --method {options.method} chooses its images once; "
                      "leave --Iteration out")
+    if options.soft_labels > 1:
+        parser.error(f"--soft_labels {options.soft_labels:g}: choose a part from 0 to 1")
     weights = (options.nll_weight, options.tv_weight, options.clip_weight, options.syn_ce and options.ce_weight)
     if options.method == "BACON" and not any(weights):
         parser.error("--nll_weight, --tv_weight, --clip_weight: all are 0, so nothing is optimised; give one a weight")

@@ -145,7 +145,14 @@ def _checked(record) -> dict:
     if meta.get("formation", 1) not in (1, 2) or not isinstance(meta.get("options", {}), dict):
         raise ValueError("its `meta` is damaged")
     accuracies = {name: [float(value) for value in values] for name, values in record.get("accs_all_exps", {}).items()}
-    return {"data": pairs, "accs_all_exps": accuracies, "meta": meta}
+    checked = {"data": pairs, "accs_all_exps": accuracies, "meta": meta}
+    if "soft_labels" in record:
+        checked["soft_labels"] = record["soft_labels"]
+        for soft, (_, labels) in zip(record["soft_labels"], pairs, strict=True):
+            right = (len(labels) * meta.get("formation", 1) ** 2, len(meta["class_names"]))
+            if soft.shape != right or not soft.isfinite().all():
+                raise ValueError(f"soft labels {tuple(soft.shape)} for {len(labels)} images")
+    return checked
 
 
 def packed(record: dict) -> dict:
@@ -175,15 +182,21 @@ def _spread(values: Tensor) -> Tensor:
 def load_synthetic(path: str | Path, experiment: int = 0, formation: int = 1) -> tuple[Tensor, Tensor]:
     """Images and labels of a saved set, ready to train on: normalised, formation expanded.
 
-    Returns float32 (N, C, H, W) and int64 (N,). `experiment` picks one of the sets in the file; `formation`
-    (2 for 2x2) counts only for files that do not say theirs. `pixels(images, load(path)["meta"])` shows them.
+    Returns float32 (N, C, H, W) and int64 (N,), or float32 (N, K) where the set has soft labels; cross_entropy
+    takes both. `experiment` picks one of the sets in the file; `formation` (2 for 2x2) counts only for files that
+    do not say theirs. `pixels(images, load(path)["meta"])` shows them.
     """
-    record = load(path)
-    sets = record["data"]
+    sets = ready(load(path), formation)
     if not 0 <= experiment < len(sets):
         raise UserError(f"{path}: has experiments 0 to {len(sets) - 1}, not {experiment}")
-    images, labels = sets[experiment]
-    return expand(images, labels, record["meta"].get("formation", formation))
+    return sets[experiment]
+
+
+def ready(record: dict, formation: int = 1) -> list[tuple[Tensor, Tensor]]:
+    """What networks are trained on, for each experiment of a loaded record: as `load_synthetic` returns it."""
+    sets = [expand(*pair, record["meta"].get("formation", formation)) for pair in record["data"]]
+    soft = record.get("soft_labels", [labels for _, labels in sets])
+    return [(images, labels) for (images, _), labels in zip(sets, soft, strict=True)]
 
 
 def pixels(images: Tensor, meta: dict) -> Tensor:
