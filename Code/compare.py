@@ -65,8 +65,9 @@ def summarise(method: str, cells: list[argparse.Namespace]) -> list[dict]:
 def table(dataset: str, rows: list[dict]) -> str:
     lines = [f"| {dataset} | images per class | iterations | network | test accuracy, % | networks | seconds per set |",
              "| --- | --: | --: | --- | --: | --: | --: |"]
-    lines += [f"| {row['method']} | {row['ipc']} | {row['iterations']} | {row['network']} | {100 * row['mean']:.2f} ± "
-              f"{100 * row['std']:.2f} | {len(row['accuracies'])} | {row['seconds']:.0f} |" for row in rows]
+    lines += [f"| {row['method']} | {row['ipc']} | {row['iterations']} | {row['network']} | "
+              f"{experiment.table_cell(row['accuracies'])} | {len(row['accuracies'])} | {row['seconds']:.0f} |"
+              for row in rows]
     return "\n".join(lines) + "\n"
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from utils import options, paper, storage
 from utils.errors import UserError
-from utils.experiment import percent, reported
+from utils.experiment import percent, reported, table_cell
 
 TITLE = """# Distilled sets
 
@@ -60,9 +60,10 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
     run_folder = path.with_name(path.stem.removeprefix("res_").removesuffix("_best"))
     try:
         run = json.loads((run_folder / "options.json").read_text())
-    except (OSError, ValueError):
-        raise UserError(f"{path}: options.json of its run is not in {run_folder}; publish a set where its run left "
-                        "it") from None
+        command, about = shared_command(run["command"]), {name: run[name] for name in ("machine", "date", "versions")}
+    except (OSError, LookupError, TypeError, ValueError):
+        raise UserError(f"{path}: options.json of its run is damaged or not in {run_folder}; publish a set where its "
+                        "run left it") from None
     meta["options"] = {name: value for name, value in meta["options"].items() if name not in OWN_MACHINE}
     target = storage.make_folder(to / meta["dataset"]) / f"{meta['method']}_ipc{meta['ipc']}.pt"
     with tempfile.TemporaryDirectory() as folder:
@@ -78,8 +79,8 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
     storage.write_json(target.with_suffix(".json"), {
         "set": target.name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content),
         **{name: meta[name] for name in ("method", "dataset", "ipc", "model", "formation", "seed", "iteration")},
-        "note": note, "command": shared_command(run["command"]), "machine": run["machine"], "date": run["date"],
-        "versions": run["versions"], "chosen": meta["chosen"], "accuracies of its run": record["accs_all_exps"],
+        "note": note, "command": command, **about, "chosen": meta["chosen"],
+        "accuracies of its run": record["accs_all_exps"],
         "evaluated by": shared_command(["evaluate.py", "--synthetic", target.name, *flags]),
         "evaluation": without_path(lines), "evaluation in float32": without_path(whole)})
 
@@ -96,7 +97,7 @@ def table(to: Path) -> str:
         card = json.loads(path.read_text())
         dataset = f"{card['dataset']} ({card['note']})" if card["note"] else card["dataset"]
         for small, whole in zip(card["evaluation"], card["evaluation in float32"], strict=True):
-            accuracies = " | ".join(f"{percent(line['accuracies'])[:-2]} ({len(line['accuracies'])})".replace("+-", "±")
+            accuracies = " | ".join(f"{table_cell(line['accuracies'])} ({len(line['accuracies'])})"
                                     for line in (small, whole))
             rows.append(f"| {dataset} | [{card['set']}]({card['dataset']}/{card['set']}) | {card['ipc']} | "
                         f"{', '.join(map(str, card['iteration']))} of {paper.ITERATIONS} | {small['model']} | "

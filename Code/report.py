@@ -28,7 +28,7 @@ from utils.data import RealData
 from utils.distill import initial_images
 from utils.draws import Draws
 from utils.errors import UserError, reason
-from utils.experiment import reported
+from utils.experiment import reported, table_cell
 
 PAGE_BYTES = 8_000_000  # of pixels, shared out among the views of the sets on a page
 PER_LINE = 10  # images of a class in a line
@@ -120,8 +120,8 @@ class Run:
                 "dataset": options.dataset, "method": options.method, "ipc": str(options.ipc), "network": network,
                 "formation": "2×2 formation" if self.formation == 2 else "",
                 "iterations": f"{options.Iteration:,}" if options.Iteration else "none",
-                "accuracy": percent(values), "networks": f"{len(values)} network{'s' * (len(values) > 1)}",
-                "best": percent(best) if best else "–", "paper": f"{self.paper:g}" if self.paper else "–",
+                "accuracy": table_cell(values), "networks": f"{len(values)} network{'s' * (len(values) > 1)}",
+                "best": table_cell(best) if best else "–", "paper": f"{self.paper:g}" if self.paper else "–",
                 "time": duration(np.mean([line["seconds"] for line in last])) if last else "–",
                 "machine": self.machine, "date": self.date,
                 "notes": "; ".join(filter(None, (self.unfinished(), self.shortened())))})
@@ -156,10 +156,6 @@ def find_runs(args) -> list[Run]:
         raise UserError(f"{' '.join(map(str, args.folders))}: no run with an evaluated set; give what a run left in "
                         "--save_path")
     return sorted(runs.values(), key=lambda run: (run.options.dataset, run.options.ipc))
-
-
-def percent(accuracies: list[float]) -> str:
-    return f"{100 * np.mean(accuracies):.2f} ± {100 * np.std(accuracies):.2f}"
 
 
 def duration(seconds: float) -> str:

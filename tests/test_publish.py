@@ -77,7 +77,11 @@ def test_publish(finished, tmp_path):
 def test_sets_that_are_not_published(finished, tmp_path):
     alone = tmp_path / finished.name
     alone.write_bytes(finished.read_bytes())
-    for path, named in ((alone, "options.json"), (tmp_path / "none.pt", "no such file")):
+    (tmp_path / "damaged" / finished.stem.removeprefix("res_")).mkdir(parents=True)
+    damaged = tmp_path / "damaged" / finished.name
+    damaged.write_bytes(finished.read_bytes())
+    (damaged.parent / finished.stem.removeprefix("res_") / "options.json").write_text("{}")
+    for path, named in ((alone, "options.json"), (damaged, "options.json"), (tmp_path / "none.pt", "no such file")):
         done = call_script("publish.py", path, "--to", tmp_path / "to", *QUICK, expect=2)
         assert named in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "to" / "README.md").exists()

@@ -134,6 +134,7 @@ class Record:
 
     def __init__(self, args, data: RealData):
         self.args, self.data = args, data
+        self.checksum = data.checksum()
         self.models = evaluation.models(args.eval_mode, args.model)
         self.name = run_name(args)
         self.folder = storage.make_folder(args.save_path / self.name)
@@ -156,7 +157,7 @@ class Record:
     def begin(self, state: dict | None) -> None:
         """Makes the folder ready for a new run, or puts it back to where the checkpoint `state` was written."""
         if state:
-            if state["data"] != self.data.checksum():
+            if state["data"] != self.checksum:
                 raise UserError(f"--data_path {self.args.data_path}: its images are not those that the run began with; "
                                 "bring them back, or start a new run with another --save_path")
             with checkpoint.fitting():
@@ -201,7 +202,7 @@ class Record:
         """Keeps all that is needed to go on with this experiment after `iteration` updates (None: from its start)."""
         self._read_losses()
         checkpoint.write(self.folder, {
-            "options": self.options, "data": self.data.checksum(), "experiment": experiment, "iteration": iteration,
+            "options": self.options, "data": self.checksum, "experiment": experiment, "iteration": iteration,
             "seconds": seconds, "distillation": distillation, "metrics": self.metrics, "losses": self.losses,
             "last": [vars(entry) for entry in self.last], "best": [vars(entry) for entry in self.best]})
         self.saved = time.monotonic()
@@ -318,6 +319,11 @@ class Entry:
 
     def mean(self) -> float:
         return float(np.mean(list(self.accuracies.values())))
+
+
+def table_cell(accuracies: list[float]) -> str:
+    """The same as `percent`, for a table."""
+    return f"{100 * np.mean(accuracies):.2f} ± {100 * np.std(accuracies):.2f}"
 
 
 def percent(accuracies: list[float]) -> str:
