@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 def step(data, make_options, *flags):
-    """Images after two iterations on 10 classes of 66 synthetic and 70 real images: passes of 64, and a rest."""
+    """Images after two iterations on 10 classes of 66 synthetic and 70 real images: passes of 32, and a rest."""
     flags = ["--ipc", 2, "--aug", "--syn_ce", "--batch_real", 70, "--trained_bs", 70, *flags]
     engine = Distillation(data, make_options(*flags))
     for iteration in range(2):
@@ -78,10 +78,19 @@ def test_batch_normalisation_sees_whole_batches():
     """In training its statistics are those of the batch, so the batch is not taken in parts."""
     passes = Passes(Namespace(compile=True, precision="fp32"), CPU)
     batch = torch.zeros(100, 1)
-    for name, parts in (("ConvNetBN", 1), ("ConvNet", 2)):
+    for name, parts in (("ConvNetBN", 1), ("ConvNet", 4)):
         network = get_network(name, 1, 10, 16)
         assert len(passes._parts(network, batch)) == parts
-        assert len(passes._parts(network.eval(), batch)) == 2
+        assert len(passes._parts(network.eval(), batch)) == 4
+
+
+@pytest.mark.parametrize("count, sizes", [
+    (10, [10]), (40, [20, 20]), (256, [32] * 8), (100, [25] * 4), (70, [32, 32, 6]), (0, [])])
+def test_parts_are_alike_where_they_can_be(count, sizes):
+    """So that one compilation serves all; a rest is not compiled."""
+    passes = Passes(Namespace(compile=True, precision="fp32"), CPU)
+    parts = passes._parts(get_network("MLP", 1, 10, 8), torch.zeros(count, 1))
+    assert [len(part) for part in parts if len(part)] == sizes
 
 
 def test_without_a_compiler_the_run_goes_on_quietly(tmp_path):

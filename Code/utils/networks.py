@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.convolutions import Conv2d
 from utils.errors import UserError
 
 ACTIVATIONS = {
@@ -51,7 +52,7 @@ class ConvNet(nn.Module):
         for block in range(depth):
             padding = 3 if block == 0 and channel == 1 else 1
             height, breadth = height + 2 * padding - 2, breadth + 2 * padding - 2
-            layers.append(nn.Conv2d(channel if block == 0 else width, width, 3, padding=padding))
+            layers.append(Conv2d(channel if block == 0 else width, width, 3, padding=padding))
             if NORMALISATIONS[normalisation]:
                 layers.append(NORMALISATIONS[normalisation]((width, height, breadth)))
             layers.append(ACTIVATIONS[activation]())

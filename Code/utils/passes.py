@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 LONG_RUN = 1000  # iterations from which compiling, a minute at first, pays on a processor
 LONG_TRAINING = 40_000  # images from which it pays for evaluation: 1,001 epochs on 40, the published IPC 1
-CACHE_SIZED = 64  # images of a pass; the activations of more leave a processor's cache between layers
+CACHE_SIZED = 32  # images of a pass at most; the activations of more leave a processor's cache between layers
 
 
 def _classify(network: nn.Module, images: Tensor, bf16: bool) -> Tensor:
@@ -28,6 +28,7 @@ def _embed_and_classify(network: nn.Module, images: Tensor, bf16: bool, last: in
 def _compiled(function):
     """One compiled function serves all networks of a kind; where there is no compiler, the function itself."""
     torch._dynamo.config.suppress_errors = True
+    torch._dynamo.config.recompile_limit = 64  # sizes and kinds of networks
     for name in ("torch._dynamo", "torch._inductor", "torch.utils.cpp_extension"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # so that falling back is quiet
     return torch.compile(function, dynamic=False)
@@ -48,7 +49,7 @@ class Passes:
             self.compiled = on_cpu and (long_run or trained >= LONG_TRAINING)
         self.bf16 = options.precision == "bf16"
         self.part = CACHE_SIZED if self.compiled and on_cpu else None
-        channels_last = device.type == "cuda" or (on_cpu and self.compiled and self.bf16)
+        channels_last = device.type == "cuda" or (on_cpu and self.compiled)
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         if device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = options.precision == "tf32"
@@ -60,14 +61,19 @@ class Passes:
     def _parts(self, network: nn.Module, batch: Tensor) -> tuple[Tensor, ...]:
         """The batch in parts; whole where its images share statistics, in training with batch normalisation."""
         shared = network.training and any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
-        return batch.split(self.part) if self.part and not shared else (batch,)
+        return batch.split(self._part(len(batch))) if self.part and not shared else (batch,)
+
+    def _part(self, count: int) -> int:
+        """Images of each part of `count` images: all alike where parts are full or a little smaller, or with a rest."""
+        parts = max(1, -(-count // self.part))
+        return count // parts if count % parts == 0 else self.part
 
     def _each(self, function, network: nn.Module, images: Tensor, *more) -> Iterator:
         """What a function gives for each part. A rest is not compiled: every size costs seconds, and which code
         a size goes through must not depend on the sizes before it, or a resumed run would round differently."""
-        for part in self._parts(network, images):
-            compiled = self.compiled and len(part) in (self.part, len(images))
-            run = _compiled(function) if compiled else function
+        parts = self._parts(network, images)
+        for part in parts:
+            run = _compiled(function) if self.compiled and len(part) == len(parts[0]) else function
             yield run(network, part.contiguous(memory_format=self.layout), self.bf16, *more)
 
     def classify(self, network: nn.Module, images: Tensor) -> Tensor:

@@ -1,0 +1,104 @@
+"""3x3 convolutions that compiled networks do faster on a processor: the same values but for rounding."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+TILE = 4  # pixels along a side of the output that one tile gives; its input has two more
+# Winograd's F(4x4, 3x3), a fourth of the multiplications: with g a kernel, d a tile of the input and * by element,
+# the output is A^T [(G g G^T) * (B^T d B)] A. Source: Lavin and Gray, arXiv 1509.09308.
+INPUT = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0),
+         (0, 4, 0, -5, 0, 1))  # B^T
+KERNEL = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6),
+          (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))  # G
+OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))  # A^T
+WIDE, SMALLEST = 64, 8  # input channels and pixels along a side from which tiles pay
+NARROW = 4  # input channels up to which a matrix of patches pays
+
+
+def _transpose(matrix) -> tuple:
+    return tuple(zip(*matrix, strict=True))
+
+
+def _times(matrix, parts: tuple[Tensor, ...]) -> list[Tensor]:
+    """A matrix of numbers times a column of tensors, written out so that compilation makes one loop of it."""
+    return [sum(factor * part for factor, part in zip(row, parts, strict=True) if factor) for row in matrix]
+
+
+def _transform(matrix, x: Tensor) -> Tensor:
+    """M x M^T over the first two dimensions of x."""
+    x = torch.stack(_times(matrix, x.unbind(0)))
+    return torch.stack(_times(matrix, x.unbind(1)), dim=1)
+
+
+def _tiles(x: Tensor, size: int) -> Tensor:
+    """Squares of `size` at every TILE pixels of images (N, H, W, C): (size, size, N, rows, columns, C)."""
+    return x.unfold(1, size, TILE).unfold(2, size, TILE).movedim((-2, -1), (0, 1))
+
+
+def _products(a: Tensor, b: Tensor) -> Tensor:
+    """A matrix product at each of the 36 places: (6, 6, ..., M) and (6, 6, M, K) to (6, 6, ..., K)."""
+    return torch.bmm(a.reshape(36, -1, a.shape[-1]), b.flatten(0, 1)).view(*a.shape[:-1], b.shape[-1])
+
+
+def _convolve(x: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (N, H, W, M) padded by one pixel, with kernels (3, 3, M, K): (N, H, W, K); and the transformed input."""
+    height, width = x.shape[1:3]
+    x = F.pad(x, (0, 0, 1, 1 + -width % TILE, 1, 1 + -height % TILE))
+    tiles = _transform(INPUT, _tiles(x, TILE + 2))
+    out = _transform(OUTPUT, _products(tiles, _transform(KERNEL, kernels)))
+    return out.permute(2, 3, 0, 4, 1, 5).flatten(3, 4).flatten(1, 2)[:, :height, :width], tiles
+
+
+class _Winograd(torch.autograd.Function):
+    """Images (N, H, W, M), kernels (3, 3, M, K); so is what its backward pass gives."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, kernels: Tensor) -> Tensor:
+        out, tiles = _convolve(x, kernels)
+        ctx.save_for_backward(tiles, kernels)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        tiles, kernels = ctx.saved_tensors
+        of_x = of_kernels = None
+        if ctx.needs_input_grad[0]:
+            of_x, _ = _convolve(grad, kernels.flip(0, 1).transpose(2, 3))
+        if ctx.needs_input_grad[1]:
+            height, width = grad.shape[1:3]
+            grad = F.pad(grad, (0, 0, 0, -width % TILE, 0, -height % TILE))
+            grad = _transform(_transpose(OUTPUT), _tiles(grad, TILE)).flatten(2, 4).flatten(0, 1)
+            products = torch.bmm(tiles.reshape(36, -1, tiles.shape[-1]).transpose(1, 2), grad)
+            of_kernels = _transform(_transpose(KERNEL), products.unflatten(0, (6, 6)))
+        return of_x, of_kernels
+
+
+def _patches(x: Tensor, kernels: Tensor, padding: tuple[int, int]) -> Tensor:
+    """Images (N, H, W, M) with kernels (3, 3, M, K) by one product of matrices: (N, H', W', K)."""
+    vertical, horizontal = padding
+    x = F.pad(x, (0, 0, horizontal, horizontal, vertical, vertical))
+    height, width = x.shape[1] - 2, x.shape[2] - 2
+    patches = [x[:, i:i + height, j:j + width] for i in range(3) for j in range(3)]
+    return torch.cat(patches, dim=3) @ kernels.flatten(0, 2)
+
+
+class Conv2d(nn.Conv2d):
+    """A 3x3 convolution of stride 1 with a bias, faster where it is compiled on a processor.
+
+    In fp32 and for many input channels by Winograd's tiles; in bf16 and for few by a matrix of patches, because
+    oneDNN is slow at the gradients of their kernels and bias.
+    """
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        compiled = x.device.type == "cpu" and torch.compiler.is_compiling()
+        bf16 = torch.is_autocast_enabled("cpu")
+        images, kernels = x.permute(0, 2, 3, 1), weight.permute(2, 3, 1, 0)
+        if compiled and bf16 and self.in_channels <= NARROW:
+            out = _patches(images, kernels, self.padding)
+        elif (compiled and not bf16 and self.in_channels >= WIDE and min(images.shape[1:3]) >= SMALLEST
+              and self.padding == (1, 1)):
+            out = _Winograd.apply(images, kernels)
+        else:
+            return super()._conv_forward(x, weight, bias)
+        return (out + bias).permute(0, 3, 1, 2)
