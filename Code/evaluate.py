@@ -153,15 +153,16 @@ def main() -> None:
     with reported():
         args, record = parse()
         device.keep_freed_memory()
-        data = load_test_data(args, record["meta"])
-        sets = stored_sets(args, record, data)
-        formation = record["meta"].get("formation", 2 if args.aug else 1)
-        ready, ipc = storage.ready({**record, "data": sets}, formation), int(sets[0][1].bincount().max())
-        evaluator = Evaluator(args, data)
-        for model in evaluation.models(args.eval_mode, args.model):
-            accuracy = evaluator.add("the set", model, ready)
-            if args.fair:
-                fair(evaluator, model, ready, ipc, formation, accuracy)
+        with device.memory_accounted(args):
+            data = load_test_data(args, record["meta"])
+            sets = stored_sets(args, record, data)
+            formation = record["meta"].get("formation", 2 if args.aug else 1)
+            ready, ipc = storage.ready({**record, "data": sets}, formation), int(sets[0][1].bincount().max())
+            evaluator = Evaluator(args, data)
+            for model in evaluation.models(args.eval_mode, args.model):
+                accuracy = evaluator.add("the set", model, ready)
+                if args.fair:
+                    fair(evaluator, model, ready, ipc, formation, accuracy)
 
 
 if __name__ == "__main__":

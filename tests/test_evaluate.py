@@ -49,7 +49,7 @@ def test_fair_reading(digits_set, tmp_path):
     assert all(len(line["accuracies"]) == (2 if line["trained_on"] == whole else 4) for line in lines)
     gain, plain = (mean["the set", dsa] - mean[random, dsa] for dsa in (True, False))
     robust = 100 * (math.exp((gain + plain) / 2) - math.exp(-1)) / (math.e - math.exp(-1))
-    printed = [float(number) for number in re.findall(r"-?\d+\.\d+", done.stdout.splitlines()[-1])]
+    printed = [float(number) for number in re.findall(r"-?\d+\.\d+", done.stdout.splitlines()[-2])]
     recovery = 100 * (mean[whole, True] - mean["the set", True])
     assert printed == pytest.approx([recovery, 100 * gain, 100 * plain, robust], abs=0.006)
 
