@@ -54,7 +54,7 @@ def load_test_data(args, meta: dict) -> RealData:
     data = load_data(Namespace(**vars(args) | {"seed": meta.get("seed", args.seed)}))
     if meta.get("class_names", data.class_names) != data.class_names:
         raise UserError(f"--dataset {args.dataset}: its classes are not those of {args.synthetic}, which was made from "
-                        f"{meta['dataset']}; name that, or another --data_path")
+                        f"{meta.get('dataset', 'others')}; name that, or another --data_path")
     if "mean" in meta:
         data.mean, data.std, data.whitening = tuple(meta["mean"]), tuple(meta["std"]), storage.whitening(meta)
     return data.to(data.device)
@@ -82,8 +82,8 @@ def stored_sets(args, record: dict, data: RealData) -> list[tuple[Tensor, Tensor
     for images, labels in sets:
         if images.shape[1:] != data.image_shape or not 0 <= int(labels.min()) <= int(labels.max()) < data.num_classes:
             raise UserError(f"--dataset {data.name}: {args.synthetic} has images {tuple(images.shape[1:])} of classes "
-                            f"up to {int(labels.max())}, not {data.image_shape} of {data.num_classes} classes; name "
-                            "the data set that it was made from")
+                            f"{int(labels.min())} to {int(labels.max())}, not {data.image_shape} of {data.num_classes} "
+                            "classes; name the data set that it was made from")
     return sets
 
 
