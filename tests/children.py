@@ -75,7 +75,7 @@ def _child(folder: Path, command: list[str], prepare: Callable[[], None] | None,
     sys.argv, sys.orig_argv = command, ["python3", *command]
     if prepare:
         prepare()
-    runpy.run_path(str(TESTS.parent / "Code" / command[0]), run_name="__main__")
+    runpy.run_module(Path(command[0]).stem, run_name="__main__")
 
 
 class Events:
