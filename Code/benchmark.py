@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from torch.utils.flop_counter import FlopCounterMode
 
 from utils import data as datasets
-from utils import device, evaluation, experiment, methods, options, processes, storage
+from utils import device, evaluation, experiment, figures, methods, options, processes, storage
 from utils.distill import Distillation
 from utils.draws import generator
 from utils.errors import UserError
@@ -237,7 +237,7 @@ def plot(points: list[dict], title: str, path: Path) -> None:
         axes.set(xlabel=what, ylabel="seconds", title=f"{title}, {fixed}", xlim=0, ylim=0)
         axes.grid(alpha=0.3)
         axes.legend()
-    storage.write_whole(path, lambda file: figure.savefig(file, format="png", dpi=90))
+    figures.save_png(figure, path)
 
 
 def add_flags(parser: options.Parser) -> None:
@@ -253,6 +253,9 @@ def main() -> None:
     args = options.parse(__doc__, add_flags=add_flags, **DEFAULTS)
     if methods.find(args.method).objective is None:
         raise UserError(f"--method {args.method}: has no iterations to time; choose BACON, IDM or DM")
+    if args.method not in methods.METHODS and args.only != "engine" and not args.growth:
+        raise UserError(f"--method {args.method}: the literal loop knows BACON, IDM and DM alone; add --only engine or "
+                        "--growth")
     if args.only != "reference":
         device.keep_freed_memory()
     with processes.joined(device.choose(args.device)):

@@ -54,7 +54,7 @@ def load_test_data(args, meta: dict) -> RealData:
     data = load_data(Namespace(**vars(args) | {"seed": meta.get("seed", args.seed)}))
     if meta.get("class_names", data.class_names) != data.class_names:
         raise UserError(f"--dataset {args.dataset}: its classes are not those of {args.synthetic}, which was made from "
-                        f"{meta['dataset']}; name that, or another --data_path")
+                        f"{meta.get('dataset', 'others')}; name that, or another --data_path")
     if "mean" in meta:
         data.mean, data.std, data.whitening = tuple(meta["mean"]), tuple(meta["std"]), storage.whitening(meta)
     return data.to(data.device)
@@ -82,8 +82,8 @@ def stored_sets(args, record: dict, data: RealData) -> list[tuple[Tensor, Tensor
     for images, labels in sets:
         if images.shape[1:] != data.image_shape or not 0 <= int(labels.min()) <= int(labels.max()) < data.num_classes:
             raise UserError(f"--dataset {data.name}: {args.synthetic} has images {tuple(images.shape[1:])} of classes "
-                            f"up to {int(labels.max())}, not {data.image_shape} of {data.num_classes} classes; name "
-                            "the data set that it was made from")
+                            f"{int(labels.min())} to {int(labels.max())}, not {data.image_shape} of {data.num_classes} "
+                            "classes; name the data set that it was made from")
     return sets
 
 
@@ -153,15 +153,16 @@ def main() -> None:
     with reported():
         args, record = parse()
         device.keep_freed_memory()
-        data = load_test_data(args, record["meta"])
-        sets = stored_sets(args, record, data)
-        formation = record["meta"].get("formation", 2 if args.aug else 1)
-        ready, ipc = storage.ready({**record, "data": sets}, formation), int(sets[0][1].bincount().max())
-        evaluator = Evaluator(args, data)
-        for model in evaluation.models(args.eval_mode, args.model):
-            accuracy = evaluator.add("the set", model, ready)
-            if args.fair:
-                fair(evaluator, model, ready, ipc, formation, accuracy)
+        with device.memory_accounted(args):
+            data = load_test_data(args, record["meta"])
+            sets = stored_sets(args, record, data)
+            formation = record["meta"].get("formation", 2 if args.aug else 1)
+            ready, ipc = storage.ready({**record, "data": sets}, formation), int(sets[0][1].bincount().max())
+            evaluator = Evaluator(args, data)
+            for model in evaluation.models(args.eval_mode, args.model):
+                accuracy = evaluator.add("the set", model, ready)
+                if args.fair:
+                    fair(evaluator, model, ready, ipc, formation, accuracy)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python3 -u publish.py result/res_BACON_MNIST_ConvNet_10ipc.pt --data_path data --num_eval 5
 
 A set becomes <to>/<dataset>/<method>_ipc<k>.pt with its card, .json, beside it. Both the set as it was and the one
-in 8 bits are evaluated by evaluate.py, which takes all further flags; the same command gives the card's accuracy
+in 8 bits are evaluated by evaluate.py, whose flags come after the sets; the same command gives the card's accuracy
 again. A set that loses in 8 bits more than the deviation between networks, and than half a point, is refused.
 """
 
@@ -111,6 +111,9 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default="../Distilled", help="folder to share")
     parser.add_argument("--note", default="", help="what else is to be known of the data set")
     args, flags = parser.parse_known_args()
+    for path in args.sets:
+        if path.suffix != ".pt":  # the value of a flag of evaluate.py, which this parser does not know
+            parser.error(f"{path}: not a .pt file; name the sets first, then the flags of evaluate.py")
     with reported():
         for path in args.sets:
             publish(path, args.to, args.note, flags)

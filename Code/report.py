@@ -23,7 +23,7 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from evaluate import load_test_data
-from utils import augment, device, evaluation, figures, logs, networks, options, paper, storage
+from utils import augment, device, evaluation, figures, logs, methods, networks, options, paper, storage
 from utils.data import RealData
 from utils.distill import initial_images
 from utils.draws import Draws
@@ -35,6 +35,9 @@ PER_LINE = 10  # images of a class in a line
 OPEN_CLASSES = 10  # classes that are shown without unfolding the rest, or by colour
 STEPS = 6  # pictures of the change
 REAL_POINTS, SYNTHETIC_POINTS = 500, 400  # of the embeddings
+COMMANDS = Path(__file__).resolve().parents[1] / "Command.txt"
+SPARED = {"batch_real": "real images per class", "model_train_steps": "steps of pool training",
+          "trained_bs": "images in such a step"}  # options that a shorter run may lower
 
 
 def parse() -> Namespace:
@@ -102,6 +105,10 @@ class Run:
         options, words = self.options, []
         if 0 < options.Iteration < paper.ITERATIONS:
             words.append(f"{options.Iteration:,} of {paper.ITERATIONS:,} iterations")
+        if options.Iteration:
+            whole = published(options)
+            words += [f"{own:,} of {most:,} {what}" for name, what in SPARED.items()
+                      if (own := getattr(options, name)) < (most := getattr(whole, name, 0))]
         if networks.CONVNETS[options.model].get("width", paper.WIDTH) < paper.WIDTH:
             words.append(f"narrower network {options.model}")
         if self.protocol_epochs < paper.EPOCHS:
@@ -132,6 +139,16 @@ class Run:
         name = f"vis_{self.records.name}_exp0_iter"
         found = {int(path.stem.removeprefix(name)): path for path in self.path.parent.glob(f"{name}*.png")}
         return dict(sorted(found.items()))
+
+
+def published(run: Namespace) -> Namespace:
+    """The options of the command in Command.txt for a run's method, data set and IPC; none where there is none."""
+    method = methods.METHODS.get(run.method)
+    parser = options.build_parser("", method.recipe if method else {})
+    lines = [line for line in COMMANDS.read_text().splitlines() if line.startswith("python3")]
+    commands = (parser.parse_args(line.split()[3:]) for line in lines)
+    cell = run.method, run.dataset, run.ipc
+    return next((args for args in commands if (args.method, args.dataset, args.ipc) == cell), Namespace())
 
 
 def set_path(records: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Runs of the digits script in forked children, which cost no start of Python: imports are done once, in the server.
+"""Runs of scripts in forked children, which cost no start of Python: imports are done once, in the server.
 
 A child can be prepared to meet a fault: a signal at a chosen moment, a full disk, a loss that is not finite.
 """
@@ -6,6 +6,7 @@ A child can be prepared to meet a fault: a signal at a chosen moment, a full dis
 import multiprocessing
 import os
 import re
+import runpy
 import signal
 import sys
 from collections.abc import Callable
@@ -17,8 +18,8 @@ import sklearn.datasets
 import sklearn.model_selection  # noqa: F401, as in the line above: loading the digits imports them
 import torch
 
-from BACON_digits import DEFAULTS
-from utils import experiment, logs, pool, storage
+import evaluate  # noqa: F401, for what the scripts import
+from utils import logs, pool, storage
 
 TESTS = Path(__file__).resolve().parent
 SERVER = multiprocessing.get_context("forkserver")
@@ -47,34 +48,34 @@ class Child:
 
 
 def start(folder: Path, *flags, prepare: Callable[[], None] | None = None, name: str = "",
-          environment: dict[str, str] | None = None) -> Child:
-    """Starts `BACON_digits.py <flags>` in `folder`, after a call of `prepare` in the child."""
+          environment: dict[str, str] | None = None, script: str = "BACON_digits.py") -> Child:
+    """Starts `<script> <flags>` in `folder`, after a call of `prepare` in the child."""
     folder.mkdir(exist_ok=True)
-    process = SERVER.Process(target=_child, args=(folder, [str(flag) for flag in flags], prepare, name,
+    process = SERVER.Process(target=_child, args=(folder, [script, *map(str, flags)], prepare, name,
                                                   environment or {}))
     process.start()
     return Child(process, folder, name)
 
 
-def run(folder: Path, *flags, prepare: Callable[[], None] | None = None, expect: int = 0) -> Child:
+def run(folder: Path, *flags, prepare: Callable[[], None] | None = None, expect: int = 0,
+        script: str = "BACON_digits.py") -> Child:
     """Runs to the end and checks the exit code."""
-    child = start(folder, *flags, prepare=prepare)
+    child = start(folder, *flags, prepare=prepare, script=script)
     assert child.wait() == expect, child.output() + child.error()
     return child
 
 
-def _child(folder: Path, flags: list[str], prepare: Callable[[], None] | None, name: str,
+def _child(folder: Path, command: list[str], prepare: Callable[[], None] | None, name: str,
            environment: dict[str, str]) -> None:
     os.chdir(folder)
     os.environ.update(environment)
     for number, stream in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(name + stream, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     torch.set_num_threads(1)
-    sys.argv = ["BACON_digits.py", *flags]
-    sys.orig_argv = ["python3", *sys.argv]
+    sys.argv, sys.orig_argv = command, ["python3", *command]
     if prepare:
         prepare()
-    experiment.main("", **DEFAULTS)
+    runpy.run_module(Path(command[0]).stem, run_name="__main__")
 
 
 class Events:

@@ -50,6 +50,9 @@ def test_first_classes(digits):
     assert torch.equal(few.images, data.images[data.labels < 3]) and int(few.test_labels.max()) == 2
 
 
-def test_method_without_iterations_is_one_line(tmp_path):
-    done = call_script("benchmark.py", *SMALL, "--method", "herding", "--save_path", tmp_path, expect=2)
-    assert len(done.stderr.splitlines()) == 1 and "--method herding" in done.stderr
+@pytest.mark.parametrize("method, flags", [("herding", []), ("utils.losses:mean_matching", []),
+                                           ("utils.losses:mean_matching", ["--only", "reference"])])
+def test_method_that_cannot_be_timed_is_one_line(method, flags, tmp_path):
+    """One without iterations, and one of one's own, of which there is no literal loop."""
+    done = call_script("benchmark.py", *SMALL, "--method", method, *flags, "--save_path", tmp_path, expect=2)
+    assert len(done.stderr.splitlines()) == 1 and f"--method {method}" in done.stderr and not done.stdout

@@ -49,7 +49,7 @@ def test_fair_reading(digits_set, tmp_path):
     assert all(len(line["accuracies"]) == (2 if line["trained_on"] == whole else 4) for line in lines)
     gain, plain = (mean["the set", dsa] - mean[random, dsa] for dsa in (True, False))
     robust = 100 * (math.exp((gain + plain) / 2) - math.exp(-1)) / (math.e - math.exp(-1))
-    printed = [float(number) for number in re.findall(r"-?\d+\.\d+", done.stdout.splitlines()[-1])]
+    printed = [float(number) for number in re.findall(r"-?\d+\.\d+", done.stdout.splitlines()[-2])]
     recovery = 100 * (mean[whole, True] - mean["the set", True])
     assert printed == pytest.approx([recovery, 100 * gain, 100 * plain, robust], abs=0.006)
 
@@ -136,6 +136,32 @@ def test_set_of_another_data_set_is_one_line(digits_set, tmp_path):
     done = call_script("evaluate.py", "--synthetic", digits_set, "--dataset", "CIFAR10", "--data_path", tmp_path,
                       "--save_path", tmp_path, expect=2)
     assert len(done.stderr.splitlines()) == 1 and "--dataset CIFAR10" in done.stderr and "digits" in done.stderr
+
+
+def test_set_that_does_not_fit_its_classes_is_one_line(digits_set, tmp_path):
+    """Soft or hard labels of more classes than the data set has, labels that are none, a mean of other channels."""
+    record = storage.load(digits_set)
+    names, sets = record["meta"]["class_names"], record["data"]
+
+    def soft(classes, dtype=torch.float32):
+        return {"soft_labels": [torch.ones(80, classes, dtype=dtype)] * 2}
+
+    def hard(by):
+        return {"data": [[images, labels + by] for images, labels in sets]}
+
+    def meta(**changes):
+        return {"meta": record["meta"] | changes}
+
+    forged = [(soft(11), "(80, 11)"), (soft(11) | meta(class_names=[*names, "ten"]), "its classes"),
+              (soft(10, torch.int64), "int64"), (hard(1), "1 to 10"), (hard(-1), "-1 to 8"),
+              ({"meta": {"class_names": names[1:]}}, "its classes"), (meta(mean=[0.5] * 3), "mean"),
+              (meta(mean=[]), "mean")]
+    for changes, named in forged:
+        storage.save(tmp_path / "set.pt", record | changes)
+        done = call_script("evaluate.py", "--synthetic", tmp_path / "set.pt", "--dataset", "digits", "--save_path",
+                           tmp_path, expect=2)
+        line, = done.stderr.splitlines()
+        assert "set.pt" in line and named in line and not done.stdout
 
 
 def test_whitened_set_brings_its_whitening(tmp_path):

@@ -127,6 +127,18 @@ def test_out_of_memory(tmp_path):
     child = children.run(tmp_path, *OFTEN, "--trained_bs", 1400, expect=2,
                          prepare=children.Events(take_memory, "pool training"))
     assert "out of memory" in error_line(child) and "--max_batch (now at most 512)" in error_line(child)
+    assert all(flag in error_line(child) for flag in ("--resume auto", "--trained_bs", "--batch_train", "--batch_real"))
+
+
+def test_out_of_memory_in_evaluation_of_a_set(tmp_path):
+    """It names the flags that this script has."""
+    children.run(tmp_path, *FLAGS)
+    child = children.run(tmp_path, "--synthetic", f"result/res_{RUN}.pt", "--model", "ConvNet", "--num_eval", 1,
+                         "--epoch_eval_train", 0, script="evaluate.py", expect=2,
+                         prepare=children.Events(take_memory, "step of ConvNet on the set"))
+    line, = child.error().splitlines()
+    assert line.startswith("evaluate.py: error: out of memory") and "--max_batch (now at most 512)" in line
+    assert line.endswith("a lower --batch_train") and "--resume" not in line
 
 
 def stop(event):

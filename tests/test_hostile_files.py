@@ -84,7 +84,7 @@ def picture(suffix):
 
 def record():
     return {"data": [[torch.randn(2, 1, 8, 8), torch.arange(2)]], "accs_all_exps": {"ConvNet": [0.5]},
-            "meta": {"formation": 1, "mean": [0.5]}}
+            "meta": {"formation": 1, "mean": [0.5], "std": [0.5]}}
 
 
 def pt(folder):

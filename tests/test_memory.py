@@ -58,6 +58,25 @@ def test_free_memory_of_this_machine():
     assert 1e7 < device.free_memory(CPU) < 1e14
 
 
+V1 = {"memory/memory.limit_in_bytes": 900, "memory/memory.usage_in_bytes": 300}
+CACHED = "anon 100\ninactive_file 30\nactive_file 20\ntotal_inactive_file 60\ntotal_active_file 40\n"
+
+
+@pytest.mark.parametrize("files, left", [
+    ({}, float("inf")), ({"memory.max": "max", "memory.current": 300, "memory.stat": CACHED}, float("inf")),
+    ({"memory.max": 900, "memory.current": 300, "memory.stat": CACHED}, 650),
+    ({"memory.max": 100, "memory.current": 300, "memory.stat": CACHED}, 0),
+    (V1 | {"memory/memory.stat": CACHED}, 700), (V1, float("inf"))], ids=["none", "max", "v2", "over", "v1", "no stat"])
+def test_limit_of_a_container(files, left, tmp_path, monkeypatch):
+    plain = device.free_memory(CPU)
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{content}\n")
+    monkeypatch.setattr(device, "CGROUPS", tmp_path)
+    assert device.left_to_container(tmp_path) == left
+    assert device.free_memory(CPU) == left if left < float("inf") else device.free_memory(CPU) > plain / 2
+
+
 def test_short_memory_gives_the_same_images(digits, make_options, monkeypatch):
     data, options = digits(torch.float64), make_options("--ipc", 2, "--aug", "--syn_ce", "--batch_real", 140)
 
@@ -91,8 +110,14 @@ def test_training_takes_images_that_are_not_normalised_yet(digits, make_options)
     assert all(torch.equal(*pair) for pair in zip(raw.parameters(), ready.parameters(), strict=True))
 
 
+def printed_peak(done):
+    return float(re.search(r"peak memory: (\d+\.\d\d) GB\n$", done.stdout).group(1))
+
+
 def test_a_run_says_how_much_memory_it_took(tmp_path):
-    done = call_script("BACON_digits.py", *TINY, "--save_path", tmp_path)
-    printed = float(re.search(r"peak memory: (\d+\.\d\d) GB", done.stdout).group(1))
+    printed = printed_peak(call_script("BACON_digits.py", *TINY, "--save_path", tmp_path))
     lines = storage.read_json_lines(tmp_path / "BACON_digits_ConvNetW32_1ipc" / "metrics.jsonl")
     assert 0.1 < lines[0]["peak_gb"] <= lines[-1]["peak_gb"] <= printed
+    done = call_script("evaluate.py", "--synthetic", tmp_path / "res_BACON_digits_ConvNetW32_1ipc.pt", "--save_path",
+                       tmp_path, "--num_eval", 1)
+    assert printed <= printed_peak(done) + 0.01

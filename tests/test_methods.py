@@ -40,6 +40,11 @@ def test_a_flag_comes_before_the_recipe_and_the_recipe_before_the_script():
     assert not parsed("--no-aug", **script)["aug"]
 
 
+def test_soft_labels_may_come_from_any_pool_that_is_trained():
+    for flags in ([], ["--method", "IDM"], ["--method", "herding"], ["--method", "DM", "--model_train_steps", 5]):
+        assert parsed("--soft_labels", 0.5, *flags)["soft_labels"] == 0.5
+
+
 def test_idm_differs_from_bacon_in_its_objective_alone():
     bacon, idm = parsed(), parsed("--method", "IDM")
     assert {name for name in bacon if bacon[name] != idm[name]} == {"method"}
@@ -99,6 +104,9 @@ BAD = [
     (["--method", "own_file:scalar", "--batch_real", "64"], "--method", "(10,)"),
     (["--nll_weight", "0", "--tv_weight", "0", "--clip_weight", "0"], "--nll_weight", "--tv_weight"),
     (["--method", "herding", "--Iteration", "1"], "--Iteration 1", "herding"),
+    (["--method", "DM", "--soft_labels", "0.5"], "--soft_labels 0.5", "--method DM"),
+    (["--method", "random", "--soft_labels", "1"], "--soft_labels 1", "--method random"),
+    (["--Iteration", "0", "--soft_labels", "1"], "--soft_labels 1", "--Iteration 0"),
     (["--method", "herding", "--ipc", "60", "--aug"], "--ipc 60", "240"),
 ]
 

@@ -85,3 +85,10 @@ def test_sets_that_are_not_published(finished, tmp_path):
         done = call_script("publish.py", path, "--to", tmp_path / "to", *QUICK, expect=2)
         assert named in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "to" / "README.md").exists()
+
+
+def test_sets_come_before_the_flags_of_evaluate(finished, tmp_path):
+    done = call_script("publish.py", *QUICK, finished, "--to", tmp_path / "to", expect=2)
+    line, = done.stderr.splitlines()
+    assert "2: not a .pt file" in line and "sets first" in line and not done.stdout
+    assert not (tmp_path / "to").exists()

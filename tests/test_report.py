@@ -69,7 +69,8 @@ def test_page_holds_what_the_run_left(page, result):
     assert text.count("3 - three") >= 4
     assert f"{100 * np.mean(accuracies):.2f} ± {100 * np.std(accuracies):.2f}" in text and "4 networks" in text
     assert "94.15" in text and device.processor() in text
-    assert "shortened: 2 of 20,000 iterations, narrower network ConvNetW32, 3 of 1,001 epochs of evaluation" in text
+    assert ("shortened: 2 of 20,000 iterations, 16 of 5,000 real images per class, 1 of 10 steps of pool training, "
+            "16 of 256 images in such a step, narrower network ConvNetW32, 3 of 1,001 epochs of evaluation") in text
     for what in ("as stored", "formation expanded", "start", "likelihood", "total variation", "cross-entropy", "t-SNE"):
         assert what in text, what
     assert page.count("<svg") == 1 + 5 + 2
@@ -158,6 +159,14 @@ def test_pictures_are_read_as_they_were_written(shape, tmp_path):
     torch.testing.assert_close(storage.load_picture(tmp_path / "picture.png", shape, 3), pixels)
     with pytest.raises(storage.UserError, match=re.escape("picture.png")):
         storage.load_picture(tmp_path / "picture.png", shape, 4)
+
+
+@pytest.mark.parametrize("method, dataset, ipc, expected", [
+    ("BACON", "MNIST", 1, (5000, 10, 256)), ("IDM", "CIFAR100", 10, (256, 50, 256)), ("DM", "MNIST", 1, (256, 0, 256)),
+    ("BACON", "digits", 1, ()), ("herding", "MNIST", 1, ()), ("mine:loss", "MNIST", 1, ())])
+def test_a_run_is_measured_by_its_published_command(method, dataset, ipc, expected):
+    whole = vars(report.published(Namespace(method=method, dataset=dataset, ipc=ipc)))
+    assert tuple(whole[name] for name in report.SPARED if name in whole) == expected
 
 
 def test_readme_has_the_papers_numbers():

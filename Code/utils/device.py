@@ -15,6 +15,7 @@ from utils.errors import UserError, reason
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 MOST_IMAGES = {"cpu": 512, "cuda": 4096, "mps": 512}  # of a pass; on a CPU more is no faster, a GPU was not measured
+CGROUPS = Path("/sys/fs/cgroup")  # where a container finds its limits
 PASSES_IN_MEMORY = 4  # what the graph keeps, its gradients, real images beside synthetic ones, all else
 
 
@@ -67,7 +68,22 @@ def free_memory(device: torch.device) -> float:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return float("inf")
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / processes.count()
+    available = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    return min(available, left_to_container(CGROUPS)) / processes.count()
+
+
+def left_to_container(root: Path) -> float:
+    """Bytes that the limit of a container leaves, those of cached files included; infinite without a limit."""
+    for limit, used, total in (("memory.max", "memory.current", ""),  # of cgroup v2, then v1
+                               ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_")):
+        try:
+            most, taken = (int((root / name).read_text()) for name in (limit, used))
+            stat = (root / limit).with_name("memory.stat").read_text().splitlines()
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+        files = f"{total}inactive_file ", f"{total}active_file "
+        return max(0, most - taken + sum(int(line.split()[1]) for line in stat if line.startswith(files)))
+    return float("inf")
 
 
 def memory_peak(device: torch.device) -> float:
@@ -102,13 +118,20 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 @contextlib.contextmanager
-def memory_explained(max_batch: int):
-    """Around a run: too little memory becomes a UserError that says which flags lower the need."""
+def memory_accounted(options):
+    """Around the work of a command line: at its end prints the peak of memory, or says which flags lower it.
+
+    Too little memory becomes a UserError.
+    """
     try:
         yield
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise UserError(f"out of memory ({reason(error)}); continue with --resume auto and a lower --max_batch (now at "
-                        f"most {max_batch}), which leaves the method as it is; if that is not enough, start anew with "
-                        "a lower --trained_bs, --batch_train or --batch_real") from None
+        most = options.max_batch or MOST_IMAGES[choose(options.device).type]
+        again = "continue with --resume auto and" if "resume" in options else "start anew with"
+        batches = " or ".join(f"--{name}" for name in ("trained_bs", "batch_train", "batch_real") if name in options)
+        raise UserError(f"out of memory ({reason(error)}); {again} a lower --max_batch (now at most {most}), which "
+                        "leaves the method as it is; if that is not enough, start anew with a lower "
+                        f"{batches}") from None
+    print(f"peak memory: {memory_peak(choose(options.device)):.2f} GB")

@@ -48,8 +48,7 @@ def reported():
 def run(args) -> "Record":
     """Runs all experiments of a parsed command line, or what is left of them, and returns what they left."""
     device.keep_freed_memory()
-    place = device.choose(args.device)
-    with processes.joined(place), device.memory_explained(args.max_batch or device.MOST_IMAGES[place.type]):
+    with processes.joined(device.choose(args.device)), device.memory_accounted(args):
         with processes.first_goes_first():
             data = load_data(args)
         record = Record(args, data)
@@ -303,7 +302,6 @@ class Record:
             last, best = self.accuracies(self.last, model), self.accuracies(self.best, model)
             print(f"result: {percent(last)} (last iteration, {len(last)} {model} over {len(self.last)} experiments)")
             print(f"best:   {percent(best)} (iteration chosen on test accuracy)")
-        print(f"peak memory: {device.memory_peak(self.data.device):.2f} GB")
         print(f"set: {self.set_path}  best set: {self.best_path}  records: {self.folder}")
 
 

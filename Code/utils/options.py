@@ -232,6 +232,10 @@ def _check(parser: Parser, options: argparse.Namespace, method: methods.Method):
                      "leave --Iteration out")
     if options.soft_labels > 1:
         parser.error(f"--soft_labels {options.soft_labels:g}: choose a part from 0 to 1")
+    if options.soft_labels and not (options.model_train_steps and (options.Iteration or method.select)):
+        parser.error(f"--soft_labels {options.soft_labels:g}: under --method {options.method}, --model_train_steps "
+                     f"{options.model_train_steps} and --Iteration {options.Iteration} no pool is trained to take them "
+                     "from; leave --soft_labels out")
     weights = (options.nll_weight, options.tv_weight, options.clip_weight, options.syn_ce and options.ce_weight)
     if options.method == "BACON" and not any(weights):
         parser.error("--nll_weight, --tv_weight, --clip_weight: all are 0, so nothing is optimised; give one a weight")

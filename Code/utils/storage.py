@@ -144,14 +144,16 @@ def _checked(record) -> dict:
     meta.pop("packed", None)
     if meta.get("formation", 1) not in (1, 2) or not isinstance(meta.get("options", {}), dict):
         raise ValueError("its `meta` is damaged")
+    if "mean" in meta and pixels(pairs[0][0][:1], meta).shape != pairs[0][0][:1].shape:
+        raise ValueError("its mean and std are not of its channels")
     accuracies = {name: [float(value) for value in values] for name, values in record.get("accs_all_exps", {}).items()}
     checked = {"data": pairs, "accs_all_exps": accuracies, "meta": meta}
     if "soft_labels" in record:
         checked["soft_labels"] = record["soft_labels"]
         for soft, (_, labels) in zip(record["soft_labels"], pairs, strict=True):
             right = (len(labels) * meta.get("formation", 1) ** 2, len(meta["class_names"]))
-            if soft.shape != right or not soft.isfinite().all():
-                raise ValueError(f"soft labels {tuple(soft.shape)} for {len(labels)} images")
+            if soft.shape != right or not soft.is_floating_point() or not soft.isfinite().all():
+                raise ValueError(f"soft labels {tuple(soft.shape)} of {soft.dtype}, not {right} of floats")
     return checked
 
 
