@@ -87,18 +87,18 @@ class Conv2d(nn.Conv2d):
     """A 3x3 convolution of stride 1 with a bias, faster where it is compiled on a processor.
 
     In fp32 and for many input channels by Winograd's tiles; in bf16 and for few by a matrix of patches, because
-    oneDNN is slow at the gradients of their kernels and bias.
+    oneDNN is slow at the gradient of their kernels. So it is at that of the bias, which is therefore added outside.
     """
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        compiled = x.device.type == "cpu" and torch.compiler.is_compiling()
+        if x.device.type != "cpu" or not torch.compiler.is_compiling():
+            return super()._conv_forward(x, weight, bias)
         bf16 = torch.is_autocast_enabled("cpu")
         images, kernels = x.permute(0, 2, 3, 1), weight.permute(2, 3, 1, 0)
-        if compiled and bf16 and self.in_channels <= NARROW:
-            out = _patches(images, kernels, self.padding)
-        elif (compiled and not bf16 and self.in_channels >= WIDE and min(images.shape[1:3]) >= SMALLEST
-              and self.padding == (1, 1)):
-            out = _Winograd.apply(images, kernels)
+        if bf16 and self.in_channels <= NARROW:
+            out = _patches(images, kernels, self.padding).permute(0, 3, 1, 2)
+        elif not bf16 and self.in_channels >= WIDE and min(x.shape[2:]) >= SMALLEST and self.padding == (1, 1):
+            out = _Winograd.apply(images, kernels).permute(0, 3, 1, 2)
         else:
-            return super()._conv_forward(x, weight, bias)
-        return (out + bias).permute(0, 3, 1, 2)
+            out = super()._conv_forward(x, weight, None)
+        return out + bias[:, None, None]
