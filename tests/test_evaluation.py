@@ -100,8 +100,8 @@ def test_training_and_testing_equal_the_literal_protocol(digits, make_options, s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_compiled_evaluation_has_the_accuracy_of_the_literal_protocol(digits, make_options, precision):
+@pytest.mark.parametrize("model, precision", [("ConvNetW32", "fp32"), ("ConvNetW32", "bf16"), ("ConvNetW64", "fp32")])
+def test_compiled_evaluation_has_the_accuracy_of_the_literal_protocol(digits, make_options, model, precision):
     """Ten networks each, of the same seeds and draws, on a random formation of the digits, 10 images per class."""
     data, options = digits(), make_options("--epoch_eval_train", 60, "--lr_net", 0.03, "--aug", "--compile",
                                            "--precision", precision)
@@ -109,13 +109,13 @@ def test_compiled_evaluation_has_the_accuracy_of_the_literal_protocol(digits, ma
     images, labels = storage.expand(stored, torch.arange(10).repeat_interleave(10), 2)
     literal, ours, passes = [], [], Passes(options, CPU)
     for seed in range(10):
-        network, other = (get_network("ConvNetW32", 1, 10, 16, seed=seed) for _ in range(2))
+        network, other = (get_network(model, 1, 10, 16, seed=seed) for _ in range(2))
         evaluate_synset(network, images, labels, options, generator(seed))
         literal.append(accuracy_on_test_images(network, data))
         evaluation.train(passes.prepare(other, CPU, data.dtype), images, labels, options, generator(seed), passes)
         ours.append(evaluation.test(other, data, None, passes))
     assert literal != ours and np.mean(literal) > 0.85
     error = np.sqrt((np.var(literal, ddof=1) + np.var(ours, ddof=1)) / 10)
-    print(f"{precision}: literal {100 * np.mean(literal):.2f} +- {100 * np.std(literal):.2f} %, compiled "
+    print(f"{model}, {precision}: literal {100 * np.mean(literal):.2f} +- {100 * np.std(literal):.2f} %, compiled "
           f"{100 * np.mean(ours):.2f} +- {100 * np.std(ours):.2f} %, standard error {100 * error:.2f}")
     assert abs(np.mean(literal) - np.mean(ours)) < error

@@ -13,7 +13,7 @@ KERNEL = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 /
           (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))  # G
 OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))  # A^T
 WIDE, SMALLEST = 64, 8  # input channels and pixels along a side from which tiles pay
-NARROW = 4  # input channels up to which a matrix of patches pays
+NARROW = 4  # input channels up to which they are few
 
 
 def _transpose(matrix) -> tuple:
@@ -86,8 +86,8 @@ def _patches(x: Tensor, kernels: Tensor, padding: tuple[int, int]) -> Tensor:
 class Conv2d(nn.Conv2d):
     """A 3x3 convolution of stride 1 with a bias, faster where it is compiled on a processor.
 
-    In fp32 and for many input channels by Winograd's tiles; in bf16 and for few by a matrix of patches, because
-    oneDNN is slow at the gradient of their kernels. So it is at that of the bias, which is therefore added outside.
+    In fp32 and for many input channels by Winograd's tiles. For few, oneDNN is slow at the gradient of the bias,
+    which is added outside, and in bf16 at that of the kernels, which therefore multiply a matrix of patches.
     """
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -97,8 +97,10 @@ class Conv2d(nn.Conv2d):
         images, kernels = x.permute(0, 2, 3, 1), weight.permute(2, 3, 1, 0)
         if bf16 and self.in_channels <= NARROW:
             out = _patches(images, kernels, self.padding).permute(0, 3, 1, 2)
+        elif self.in_channels <= NARROW:
+            out = super()._conv_forward(x, weight, None)
         elif not bf16 and self.in_channels >= WIDE and min(x.shape[2:]) >= SMALLEST and self.padding == (1, 1):
             out = _Winograd.apply(images, kernels).permute(0, 3, 1, 2)
         else:
-            out = super()._conv_forward(x, weight, None)
+            return super()._conv_forward(x, weight, bias)
         return out + bias[:, None, None]
