@@ -28,7 +28,7 @@ def _embed_and_classify(network: nn.Module, images: Tensor, bf16: bool, last: in
 def _compiled(function):
     """One compiled function serves all networks of a kind; where there is no compiler, the function itself."""
     torch._dynamo.config.suppress_errors = True
-    torch._dynamo.config.recompile_limit = 64  # sizes and kinds of networks
+    torch._dynamo.config.cache_size_limit = 64  # sizes and kinds of networks; PyTorch 2.6 has it by this name alone
     for name in ("torch._dynamo", "torch._inductor", "torch.utils.cpp_extension"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # so that falling back is quiet
     return torch.compile(function, dynamic=False)
