@@ -326,4 +326,4 @@ def table_cell(accuracies: list[float]) -> str:
 
 def percent(accuracies: list[float]) -> str:
     """Mean and population standard deviation in percent, as the published scripts report them."""
-    return f"{100 * np.mean(accuracies):.2f} +- {100 * np.std(accuracies):.2f} %"
+    return table_cell(accuracies).replace("±", "+-") + " %"
