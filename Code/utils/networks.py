@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.convolutions import Conv2d
 from utils.errors import UserError
+from utils.layers import AvgPool2d, Conv2d
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -20,7 +20,7 @@ ACTIVATIONS = {
     "swish": nn.SiLU,
 }
 POOLINGS = {
-    "avg": lambda: nn.AvgPool2d(2, 2),
+    "avg": AvgPool2d,
     "max": lambda: nn.MaxPool2d(2, 2),
     "none": None,
 }

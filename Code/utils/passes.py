@@ -64,9 +64,9 @@ class Passes:
         return batch.split(self._part(len(batch))) if self.part and not shared else (batch,)
 
     def _part(self, count: int) -> int:
-        """Images of each part of `count` images: all alike where parts are full or a little smaller, or with a rest."""
-        parts = max(1, -(-count // self.part))
-        return count // parts if count % parts == 0 else self.part
+        """Images of each part of `count` images: the largest that leaves no rest and is more than half of the most,
+        or else the most."""
+        return next((size for size in range(self.part, self.part // 2, -1) if count % size == 0), self.part)
 
     def _each(self, function, network: nn.Module, images: Tensor, *more) -> Iterator:
         """What a function gives for each part. A rest is not compiled: every size costs seconds, and which code
