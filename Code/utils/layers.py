@@ -32,8 +32,14 @@ def _transform(matrix, x: Tensor) -> Tensor:
 
 
 def _tiles(x: Tensor, size: int) -> Tensor:
-    """Squares of `size` at every TILE pixels of images (N, H, W, C): (size, size, N, rows, columns, C)."""
-    return x.unfold(1, size, TILE).unfold(2, size, TILE).movedim((-2, -1), (0, 1))
+    """Squares of `size` at every TILE pixels of images (N, H, W, C): (size, size, N, rows, columns, C).
+
+    By strides, because compilation then stores the images first; else it computes a pixel anew for each tile.
+    """
+    (count, height, width, channels), (image, row, pixel, channel) = x.shape, x.stride()
+    rows, columns = ((side - size) // TILE + 1 for side in (height, width))
+    return x.as_strided((size, size, count, rows, columns, channels),
+                        (row, pixel, image, TILE * row, TILE * pixel, channel))
 
 
 def _products(a: Tensor, b: Tensor) -> Tensor:
