@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from utils.device import send
+
 BRIGHTNESS, SATURATION, CONTRAST = 1.0, 2.0, 0.5
 CROP_RATIO, CUTOUT_RATIO = 0.125, 0.5
 SCALE_RATIO, ROTATE_DEGREES = 1.2, 15.0
@@ -125,15 +127,15 @@ def augment_classes(x: Tensor, operations: list[str], u: np.ndarray) -> Tensor:
     """
     if not operations:
         return x
-    draws = torch.as_tensor(u, dtype=x.dtype, device=x.device).repeat_interleave(x.shape[1], dim=0)
-    draws = draws.unflatten(0, x.shape[:2])
+    draws = send(u, x.device, x.dtype).repeat_interleave(x.shape[1], dim=0).unflatten(0, x.shape[:2])
     parts, order = [], []
     for name in dict.fromkeys(operations):
-        members = [k for k, operation in enumerate(operations) if operation == name]
-        augmented = OPERATIONS[name](x[members].flatten(0, 1), draws[members].flatten(0, 1))
+        members = np.flatnonzero([operation == name for operation in operations])
+        rows = send(members, x.device)
+        augmented = OPERATIONS[name](x[rows].flatten(0, 1), draws[rows].flatten(0, 1))
         parts.append(augmented.unflatten(0, (len(members), -1)))
-        order += members
-    return torch.cat(parts)[np.argsort(order)]
+        order.extend(members)
+    return torch.cat(parts)[send(np.argsort(order), x.device)]
 
 
 def make_formation(tiles: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from utils import sources
+from utils.device import send
 from utils.errors import UserError
 from utils.normalisation import Whitening, per_channel, statistics, to_pixels
 
@@ -71,7 +72,7 @@ class RealData:
 
     def batch(self, rows: np.ndarray) -> Tensor:
         """Normalised training images of these rows; the result has the shape of `rows` and then (C, H, W)."""
-        return self.normalise(self.images[torch.as_tensor(rows, device=self.device)])
+        return self.normalise(self.images[send(rows, self.device)])
 
     def to(self, device: torch.device) -> "RealData":
         for name in ("images", "labels", "test_images", "test_labels"):

@@ -7,6 +7,7 @@ import resource
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -41,6 +42,12 @@ def choose(name: str) -> torch.device:
     if not available[name]:
         raise UserError(f"--device {name}: not available on this machine; use --device cpu or auto")
     return torch.device(name)
+
+
+def send(array: np.ndarray, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """The array as a tensor on a device; a GPU is not waited for, as it would be without pinned memory."""
+    tensor = torch.as_tensor(array, dtype=dtype)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def describe(device: torch.device) -> str:

@@ -50,12 +50,12 @@ def train(network: nn.Module, images: Tensor, labels: Tensor, options, rng: np.r
     optimizer = torch.optim.SGD(network.parameters(), lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     network.train()
     for epoch in range(options.epoch_eval_train + 1):
-        order = torch.as_tensor(rng.permutation(len(labels)), device=images.device)
+        order = device.send(rng.permutation(len(labels)), images.device)
         for rows in order.split(options.batch_train):
             batch = normalise(images[rows])
             if strategy:
                 operation = augment.OPERATIONS[strategy[rng.integers(len(strategy))]]
-                batch = operation(batch, torch.as_tensor(rng.random((len(rows), 3))).to(batch))
+                batch = operation(batch, device.send(rng.random((len(rows), 3)), batch.device, batch.dtype))
             passes.train_step(network, optimizer, batch, labels[rows])
         if epoch == drop_after:
             lr /= 10

@@ -1,5 +1,6 @@
 """Normalised images and back: mean and standard deviation per channel, and ZCA whitening."""
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +35,13 @@ class Whitening:
 
 def per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
     """A value for each channel, to be combined with images (..., C, H, W) like `like`."""
-    return torch.tensor(values, dtype=like.dtype, device=like.device).reshape(-1, 1, 1)
+    return _constants(tuple(values), like.dtype, like.device)
+
+
+@functools.cache
+def _constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Made once, because making them anew would wait for a GPU at every batch."""
+    return torch.tensor(values, dtype=dtype, device=device).reshape(-1, 1, 1)
 
 
 def to_pixels(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...],

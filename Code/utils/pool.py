@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from utils import processes
 from utils.data import RealData
+from utils.device import send
 from utils.draws import Draws
 from utils.networks import get_network
 from utils.passes import Passes
@@ -119,6 +120,6 @@ class Pool:
         count, batch = len(self.data.labels), self.options.trained_bs
         for step in range(self.options.model_train_steps):
             rows = self.draws.training_batch(iteration, turn, step, count, batch)
-            labels = self.data.labels[torch.as_tensor(rows, device=self.data.device)]
+            labels = self.data.labels[send(rows, self.data.device)]
             logits = self.passes.train_step(member.network, member.optimizer, self.data.batch(rows), labels)
             member.correct += (logits.argmax(dim=1) == labels).sum()
