@@ -58,6 +58,10 @@ def fake_gpu(monkeypatch):
     monkeypatch.setattr(Passes, "train_step", train_step)
     normalisation._constants.cache_clear()
     with FakeTensorMode():
+        try:
+            torch.empty(1).to("cuda")
+        except RuntimeError:
+            pytest.skip("this version of PyTorch wants a GPU even for tensors without values")
         yield
     normalisation._constants.cache_clear()
 
