@@ -85,7 +85,8 @@ def test_batch_normalisation_sees_whole_batches():
 
 
 @pytest.mark.parametrize("count, sizes", [
-    (10, [10]), (40, [20, 20]), (256, [32] * 8), (400, [25] * 16), (70, [32, 32, 6]), (0, [])])
+    (10, [10]), (40, [20, 20]), (256, [32] * 8), (100, [25] * 4), (400, [25] * 16), (70, [32, 32, 6]),
+    (0, [])])
 def test_parts_are_alike_where_they_can_be(count, sizes):
     """So that one compilation serves all; a rest is not compiled."""
     passes = Passes(Namespace(compile=True, precision="fp32"), CPU)
