@@ -278,11 +278,12 @@ def most_confused(counts: np.ndarray, class_names: list[str]) -> list[tuple[str,
 
 def section(number: int, run: Run, budget: int, quick: bool) -> dict:
     """All that the templates say of a run."""
-    data, start, judged, why = None, None, None, "left out by --quick"
+    start, judged, why = None, None, "left out by --quick"
     if not quick:
         try:
-            data = load_test_data(run.options, run.meta)
-            start, judged = start_of(run, data), judge(run, data)
+            with device.enough_memory(Namespace(device=run.options.device, max_batch=run.options.max_batch)):
+                data = load_test_data(run.options, run.meta)
+                start, judged = start_of(run, data), judge(run, data)
         except UserError as error:
             why = f"left out: {error}"
             print(f"note: {run.title}: embeddings and confusion are {why}", flush=True)

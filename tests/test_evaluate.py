@@ -175,3 +175,8 @@ def test_whitened_set_brings_its_whitening(tmp_path):
     assert images.abs().max() > 1.5 and 0.1 < shown.mean() < 0.9
     call_script("evaluate.py", "--synthetic", path, "--data_path", tmp_path, "--save_path", tmp_path, *QUICK)
     assert json.loads((tmp_path / "evaluate.jsonl").read_text())["im_size"] == 16
+    matrix, mean = (record["meta"]["zca"][name] for name in ("matrix", "mean"))
+    for forged in ({"matrix": matrix[:700]}, {"matrix": matrix / 0}, {"inverse": matrix[:, 1:]}, {"mean": mean[:, 1:]}):
+        storage.save(path, record | {"meta": record["meta"] | {"zca": record["meta"]["zca"] | forged}})
+        with pytest.raises(UserError, match="not a readable synthetic set"):
+            storage.load(path)

@@ -58,22 +58,32 @@ def test_free_memory_of_this_machine():
     assert 1e7 < device.free_memory(CPU) < 1e14
 
 
-V1 = {"memory/memory.limit_in_bytes": 900, "memory/memory.usage_in_bytes": 300}
 CACHED = "anon 100\ninactive_file 30\nactive_file 20\ntotal_inactive_file 60\ntotal_active_file 40\n"
+NO_LIMIT, TIGHT, WIDE = ({"memory.max": most, "memory.current": 300, "memory.stat": CACHED}
+                         for most in ("max", 100, 900))
+V1 = {"memory.limit_in_bytes": 900, "memory.usage_in_bytes": 300, "memory.stat": CACHED}
+V1_LESS = V1 | {"memory.limit_in_bytes": 500}
+NO_STAT = {name: V1[name] for name in V1 if name != "memory.stat"}
 
 
-@pytest.mark.parametrize("files, left", [
-    ({}, float("inf")), ({"memory.max": "max", "memory.current": 300, "memory.stat": CACHED}, float("inf")),
-    ({"memory.max": 900, "memory.current": 300, "memory.stat": CACHED}, 650),
-    ({"memory.max": 100, "memory.current": 300, "memory.stat": CACHED}, 0),
-    (V1 | {"memory/memory.stat": CACHED}, 700), (V1, float("inf"))], ids=["none", "max", "v2", "over", "v1", "no stat"])
-def test_limit_of_a_container(files, left, tmp_path, monkeypatch):
+@pytest.mark.parametrize("own, groups, left", [
+    ("0::/", {}, float("inf")), ("0::/", {"": NO_LIMIT}, float("inf")), ("0::/", {"": WIDE}, 650),
+    ("0::/", {"": TIGHT}, 0),
+    ("0::/job_1/step_0", {"job_1/step_0": NO_LIMIT, "job_1": WIDE, "job_2": TIGHT}, 650),
+    ("0::/job_1/step_0", {"job_1/step_0": WIDE, "job_1": TIGHT}, 0), ("0::/elsewhere", {"": WIDE}, 650),
+    ("9:name=systemd:/\n4:memory:/\n0::/", {"memory": V1}, 700), ("4:memory:/", {"memory": NO_STAT}, float("inf")),
+    ("4:memory:/a:b/step", {"memory": V1, "memory/a:b": V1_LESS}, 300), ("5:devices:/", {"memory": V1}, float("inf"))])
+def test_limits_of_control_groups(own, groups, left, tmp_path, monkeypatch):
+    """A container has its limit at the root of what it sees, a batch job below it, in a group that holds others."""
     plain = device.free_memory(CPU)
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(f"{content}\n")
+    for group, files in groups.items():
+        (tmp_path / group).mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (tmp_path / group / name).write_text(f"{content}\n")
+    (tmp_path / "own").write_text(f"{own}\n")
     monkeypatch.setattr(device, "CGROUPS", tmp_path)
-    assert device.left_to_container(tmp_path) == left
+    monkeypatch.setattr(device, "OWN_CGROUPS", tmp_path / "own")
+    assert device.left_to_groups(tmp_path, tmp_path / "own") == left
     assert device.free_memory(CPU) == left if left < float("inf") else device.free_memory(CPU) > plain / 2
 
 

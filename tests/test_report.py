@@ -14,7 +14,7 @@ from PIL import Image
 import formats
 import report
 from conftest import ROOT, TINY, call_script, run_script
-from utils import device, storage
+from utils import device, evaluation, storage
 from utils.paper import PAPER
 
 RUN = "BACON_MNIST_ConvNetW32_1ipc"
@@ -105,6 +105,17 @@ def test_without_its_data_a_run_is_still_shown(hostile, tmp_path):
     text = text_of((tmp_path / "report.html").read_text())
     assert "note: BACON on folder" in done.stdout and str(tmp_path / "none") in done.stdout
     assert "left out: --data_path" in text and "t-SNE" not in text and "likelihood" in text
+
+
+def test_a_network_that_does_not_fit_into_memory_is_left_out(result, tmp_path, monkeypatch):
+    def too_large(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(evaluation, "trained_network", too_large)
+    done = call_script("report.py", result, "--max_batch", 100, "--save_path", tmp_path)
+    text = text_of((tmp_path / "report.html").read_text())
+    assert "left out: out of memory" in done.stdout and "lower --max_batch (now at most 100)" in text
+    assert "t-SNE" not in text and "likelihood" in text
 
 
 def test_unfinished_and_damaged_runs(result, tmp_path):

@@ -5,6 +5,7 @@ import ctypes
 import platform
 import resource
 import sys
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from utils.errors import UserError, reason
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 MOST_IMAGES = {"cpu": 512, "cuda": 4096, "mps": 512}  # of a pass; on a CPU more is no faster, a GPU was not measured
-CGROUPS = Path("/sys/fs/cgroup")  # where a container finds its limits
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # limits of groups, and which are this one's
 PASSES_IN_MEMORY = 4  # what the graph keeps, its gradients, real images beside synthetic ones, all else
 
 
@@ -76,16 +77,27 @@ def free_memory(device: torch.device) -> float:
     except OSError:
         return float("inf")
     available = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    return min(available, left_to_container(CGROUPS)) / processes.count()
+    return min(available, left_to_groups(CGROUPS, OWN_CGROUPS)) / processes.count()
 
 
-def left_to_container(root: Path) -> float:
-    """Bytes that the limit of a container leaves, those of cached files included; infinite without a limit."""
+def left_to_groups(root: Path, own: Path) -> float:
+    """Bytes that the limits of this process's control groups leave (a container's, a batch job's); infinite without."""
+    left = float("inf")
+    for line in own.read_text().splitlines() if own.exists() else []:
+        _, controllers, group = line.split(":", 2)
+        if controllers in ("", "memory"):  # of cgroup v2, v1; a limit holds for all groups below it
+            folders = accumulate([root / controllers, *Path(group).parts[1:]], Path.joinpath)
+            left = min(left, *map(_left_to_group, folders))
+    return left
+
+
+def _left_to_group(folder: Path) -> float:
+    """Bytes that the limit of one control group leaves, those of cached files included."""
     for limit, used, total in (("memory.max", "memory.current", ""),  # of cgroup v2, then v1
-                               ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_")):
+                               ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")):
         try:
-            most, taken = (int((root / name).read_text()) for name in (limit, used))
-            stat = (root / limit).with_name("memory.stat").read_text().splitlines()
+            most, taken = (int((folder / name).read_text()) for name in (limit, used))
+            stat = (folder / "memory.stat").read_text().splitlines()
         except (OSError, ValueError):  # not there, or "max"
             continue
         files = f"{total}inactive_file ", f"{total}active_file "
@@ -125,11 +137,8 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 @contextlib.contextmanager
-def memory_accounted(options):
-    """Around the work of a command line: at its end prints the peak of memory, or says which flags lower it.
-
-    Too little memory becomes a UserError.
-    """
+def enough_memory(options):
+    """Around work under these options: too little memory becomes a UserError that says which of them lower it."""
     try:
         yield
     except Exception as error:
@@ -138,7 +147,14 @@ def memory_accounted(options):
         most = options.max_batch or MOST_IMAGES[choose(options.device).type]
         again = "continue with --resume auto and" if "resume" in options else "start anew with"
         batches = " or ".join(f"--{name}" for name in ("trained_bs", "batch_train", "batch_real") if name in options)
+        more = f"; if that is not enough, start anew with a lower {batches}" if batches else ""
         raise UserError(f"out of memory ({reason(error)}); {again} a lower --max_batch (now at most {most}), which "
-                        "leaves the method as it is; if that is not enough, start anew with a lower "
-                        f"{batches}") from None
+                        f"leaves the method as it is{more}") from None
+
+
+@contextlib.contextmanager
+def memory_accounted(options):
+    """Around the work of a command line, which should have `enough_memory`: at its end prints the peak."""
+    with enough_memory(options):
+        yield
     print(f"peak memory: {memory_peak(choose(options.device)):.2f} GB")

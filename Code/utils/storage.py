@@ -144,8 +144,11 @@ def _checked(record) -> dict:
     meta.pop("packed", None)
     if meta.get("formation", 1) not in (1, 2) or not isinstance(meta.get("options", {}), dict):
         raise ValueError("its `meta` is damaged")
-    if "mean" in meta and pixels(pairs[0][0][:1], meta).shape != pairs[0][0][:1].shape:
+    image = pairs[0][0][:1]
+    if "mean" in meta and pixels(image, meta).shape != image.shape:
         raise ValueError("its mean and std are not of its channels")
+    if meta.get("zca") and not whitening(meta)(image).isfinite().all():
+        raise ValueError("its whitening has values that are not finite")
     accuracies = {name: [float(value) for value in values] for name, values in record.get("accs_all_exps", {}).items()}
     checked = {"data": pairs, "accs_all_exps": accuracies, "meta": meta}
     if "soft_labels" in record:
