@@ -35,7 +35,7 @@ from utils.passes import Passes
 DEFAULTS = {"dataset": "MNIST", "model": "ConvNet", "ipc": 10, "lr_img": 0.2, "net_decay": True, "embed_last": 1000,
             "syn_ce": True, "ce_weight": 0.5, "train_net_num": 1, "aug": True}
 ITERATION = ("image update", "pool training")
-EPOCHS = 3  # that are timed together, because at one image per class one of them takes a few milliseconds on a GPU
+EPOCHS = 3  # of a training that is timed
 GROWTH = {"classes": ((10, 50, 100, 200), 10), "images per class": ((1, 10, 50), 10)}  # what grows, how; the other
 
 
@@ -45,10 +45,17 @@ def clock(of: torch.device) -> float:
     return time.perf_counter()
 
 
-def timed(of: torch.device, work: Callable[[], object]) -> float:
-    begun = clock(of)
-    work()
-    return clock(of) - begun
+def timed(of: torch.device, work: Callable[[], object], least: float = 0.25) -> float:
+    """Seconds of one call, the mean of as many as take `least` seconds together."""
+    calls = 1
+    while True:
+        begun = clock(of)
+        for _ in range(calls):
+            work()
+        seconds = clock(of) - begun
+        if seconds >= least:
+            return seconds / calls
+        calls *= 2
 
 
 def evaluation_parts(data: datasets.RealData, args, images: torch.Tensor):
@@ -122,14 +129,14 @@ def matmul_rate(of: torch.device, precision: str) -> float:
     size = 8192 if of.type == "cuda" else 2048
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     a = torch.randn(size, size, device=of, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
-    return 2 * size**3 / min(timed(of, lambda: a @ a) for _ in range(10))
+    return 2 * size**3 / min(timed(of, lambda: a @ a, 0) for _ in range(10))
 
 
 def copy_rate(of: torch.device) -> float:
     """Bytes per second, read and written, of copying 256 MB, the best of ten."""
     a = torch.ones(2**26, device=of)
     b = torch.empty_like(a)
-    return 2 * a.nbytes / min(timed(of, lambda: b.copy_(a)) for _ in range(10))
+    return 2 * a.nbytes / min(timed(of, lambda: b.copy_(a), 0) for _ in range(10))
 
 
 def operations(data: datasets.RealData, args) -> dict[str, float]:

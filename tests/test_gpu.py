@@ -7,6 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmark import first_classes
 from utils import evaluation, normalisation, pool
 from utils.distill import Distillation
 from utils.passes import Passes
@@ -103,6 +104,33 @@ def test_a_copy_that_is_waited_for_is_noticed(fake_gpu):
         torch.zeros(3).pin_memory().to("cuda")
         torch.zeros(9, device="cuda")[torch.zeros(4, dtype=torch.long)]
     assert copies.waited == [(2,), (3,), (4,)]
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations, each of which a GPU is sent by itself, but for those that only look at a tensor in another
+    way."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += not function.is_view
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("optim, as_many", [("sgd", True), ("adam", False)])
+def test_as_many_operations_for_ten_classes_as_for_two(optim, as_many, digits, make_options):
+    """Nothing visits classes or images one by one, so that Python does not keep a GPU waiting, but for Adam's steps."""
+    counts = set()
+    for classes, ipc in ((2, 2), (2, 7), (10, 2), (10, 7)):
+        options = make_options("--ipc", ipc, "--syn_ce", "--aug", "--dsa_strategy", "scale", "--optim", optim)
+        distillation = Distillation(first_classes(digits(), classes), options)
+        distillation.step(0)
+        with Operations() as operations:
+            distillation.step(1)
+        counts.add(operations.count)
+    assert (len(counts) == 1) == as_many, counts
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

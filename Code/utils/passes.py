@@ -60,8 +60,10 @@ class Passes:
 
     def _parts(self, network: nn.Module, batch: Tensor) -> tuple[Tensor, ...]:
         """The batch in parts; whole where its images share statistics, in training with batch normalisation."""
+        if not self.part:
+            return (batch,)
         shared = network.training and any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
-        return batch.split(self._part(len(batch))) if self.part and not shared else (batch,)
+        return (batch,) if shared else batch.split(self._part(len(batch)))
 
     def _part(self, count: int) -> int:
         """Images of each part of `count` images: the largest that leaves no rest and is more than half of the most,
