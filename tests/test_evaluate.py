@@ -111,6 +111,13 @@ def test_a_tensor_inside_a_pickle_is_no_way_in(tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
+@pytest.mark.parametrize("size", [0, 10, 3000])
+def test_a_set_that_is_cut_off_says_so(size, digits_set, tmp_path):
+    (tmp_path / "set.pt").write_bytes(digits_set.read_bytes()[:size])
+    with pytest.raises(UserError, match=r"set\.pt: not a readable synthetic set \(it is damaged or incomplete\); name"):
+        storage.load(tmp_path / "set.pt")
+
+
 def test_bad_input_is_one_line(digits_set, published):
     wrong_class = published / "wrong"
     formats.write_class_folders(wrong_class, *formats.images_and_labels(1, 1, 16, 1), ["eleven"])

@@ -111,12 +111,14 @@ def load(path: str | Path) -> dict:
     try:
         return _checked(_read(path))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{path}: no such file; name a saved set") from None
     except Exception as error:  # torch and pickle raise many kinds
         why = reason(error)
         if why.startswith("Weights only"):
             why = "it is damaged, or holds more than tensors and plain values, which could run code"
-        raise UserError(f"{path}: not a readable synthetic set ({why})") from None
+        elif why.startswith(("EOFError", "PytorchStreamReader")):
+            why = "it is damaged or incomplete"
+        raise UserError(f"{path}: not a readable synthetic set ({why}); name another or make it again") from None
 
 
 def _read(path: Path):
