@@ -33,7 +33,7 @@ from utils.networks import get_network
 from utils.passes import Passes
 
 DEFAULTS = {"dataset": "MNIST", "model": "ConvNet", "ipc": 10, "lr_img": 0.2, "net_decay": True, "embed_last": 1000,
-            "syn_ce": True, "ce_weight": 0.5, "train_net_num": 1, "aug": True}
+            "syn_ce": True, "ce_weight": 0.5, "train_net_num": 1, "aug": True, "precision": "fp32"}
 ITERATION = ("image update", "pool training")
 EPOCHS = 3  # of a training that is timed
 GROWTH = {"classes": ((10, 50, 100, 200), 10), "images per class": ((1, 10, 50), 10)}  # what grows, how; the other

@@ -99,8 +99,7 @@ def cell(method: str, ipc: int, seed: int, shared: argparse.Namespace) -> argpar
 def affordable(args, minutes: float) -> int:
     """How many iterations of a run fit in `minutes` on this machine, after one to warm up; at least 1."""
     device.keep_freed_memory()
-    short = argparse.Namespace(**vars(args) | {"Iteration": 1})  # in which nothing is compiled unasked
-    distillation = Distillation(experiment.load_data(short), short)
+    distillation = Distillation(experiment.load_data(args), args)
     distillation.step(0)
     begun, done = time.monotonic(), 0
     while done < TIMED_ITERATIONS or time.monotonic() - begun < min(TIMED_SECONDS, 6 * minutes):
@@ -111,7 +110,10 @@ def affordable(args, minutes: float) -> int:
 
 
 def set_budget(runs: list[tuple[str, list[argparse.Namespace]]], minutes: float, path: Path) -> None:
-    """Gives each run the iterations that fit in `minutes`; a repeated command finds them in `path`."""
+    """Gives each run the iterations that fit in `minutes`; a repeated command finds them in `path`.
+
+    Networks are compiled only where --compile says so, because the number of iterations is not known beforehand.
+    """
     kept = json.loads(path.read_text()) if path.exists() else {"minutes": minutes, "iterations": {}}
     if kept["minutes"] != minutes:
         raise UserError(f"--minutes {minutes:g}: {path.parent} was begun with {kept['minutes']:g}; choose another "
@@ -120,6 +122,8 @@ def set_budget(runs: list[tuple[str, list[argparse.Namespace]]], minutes: float,
         name = f"{method}, IPC {cells[0].ipc}"
         if methods.find(cells[0].method).objective is None:
             continue
+        for args in cells:
+            args.compile = bool(args.compile)
         if name not in kept["iterations"]:
             kept["iterations"][name] = affordable(cells[0], minutes)
             storage.write_json(path, kept)

@@ -10,6 +10,8 @@ here too), and folders of images by class. Our sets bring the protocol they were
 import math
 import time
 from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -61,10 +63,10 @@ def load_test_data(args, meta: dict) -> RealData:
 
 
 def image_folder(path: Path, data: RealData) -> tuple[Tensor, Tensor]:
-    """Images below <path>/<class>/, where the classes go by their names or numbers."""
+    """Images below <path>/<class>/, where the classes go by their names, or else numbers."""
     tree = image_files.Tree(path)
     names, folders = image_files.images_by_folder(tree)
-    known = {name: k for k, name in enumerate(data.class_names)} | {str(k): k for k in range(data.num_classes)}
+    known = {str(k): k for k in range(data.num_classes)} | {name: k for k, name in enumerate(data.class_names)}
     unknown = next((folder for folder in folders if folder not in known), None)
     if unknown or not names:
         raise UserError(f"{path}: " + (f"{unknown} is no class of {data.name}" if unknown else "no images in <class>/")
@@ -73,7 +75,7 @@ def image_folder(path: Path, data: RealData) -> tuple[Tensor, Tensor]:
         images = image_files.decode(tree, names, data.image_shape[0], data.image_shape[1])
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    return data.normalise(images), torch.tensor([known[folder] for folder in folders])
+    return data.normalise(images.to(data.device)), torch.tensor([known[folder] for folder in folders])
 
 
 def stored_sets(args, record: dict, data: RealData) -> list[tuple[Tensor, Tensor]]:
@@ -94,18 +96,18 @@ class Evaluator:
         self.args, self.data = args, data
         self.records = storage.make_folder(args.save_path) / "evaluate.jsonl"
 
-    def add(self, trained_on: str, model: str, sets: list[tuple[Tensor, Tensor]], formation: int = 1,
-            **changes) -> float:
-        """Mean accuracy (0..1) of num_eval networks on each of `sets`, under the options and `changes` to them.
+    def add(self, trained_on: str, model: str, count: int, make: Callable[[int], tuple[Tensor, Tensor]],
+            formation: int = 1, **changes) -> float:
+        """Mean accuracy (0..1) of num_eval networks on each of `count` sets, under the options and `changes` to them.
 
-        formation: 2 for sets whose 2x2 formations are still to be expanded.
+        make(k): images and labels of the k-th. formation: 2 where its 2x2 formations are still to be expanded.
         """
         args = Namespace(**vars(self.args) | changes)
-        begun, epochs = time.monotonic(), len(sets) * args.num_eval * (args.epoch_eval_train + 1)
+        begun, epochs = time.monotonic(), count * args.num_eval * (args.epoch_eval_train + 1)
         accuracies = []
         with logs.Progress(f"{model} on {trained_on}", epochs, unit="epoch") as progress:
-            for k, pair in enumerate(sets):
-                images, labels = storage.expand(*pair, formation)
+            for k in range(count):
+                images, labels = storage.expand(*make(k), formation)
                 accuracies += evaluation.evaluate(images, labels, self.data, model, args, Draws(args.seed, k),
                                                   ("evaluate.py", trained_on), on_epoch=progress.update)
         seconds, mean = time.monotonic() - begun, float(np.mean(accuracies))
@@ -131,19 +133,19 @@ def fair(evaluator: Evaluator, model: str, ready: list[tuple[Tensor, Tensor]], i
     args, data = evaluator.args, evaluator.data
     labels = torch.arange(data.num_classes).repeat_interleave(ipc)
 
-    def real(aug: bool) -> list[tuple[Tensor, Tensor]]:
-        draws = [Draws(args.seed, k) for k in range(args.num_eval * len(ready))]
-        return [(initial_images(data, draw, ipc, aug=aug).flatten(0, 1), labels) for draw in draws]
+    def real(k: int, aug: bool = False) -> tuple[Tensor, Tensor]:
+        return initial_images(data, Draws(args.seed, k), ipc, aug=aug).flatten(0, 1), labels
 
-    plain, random = {"dsa_strategy": "none"}, f"random real images, {ipc} per class"
-    gain = accuracy - evaluator.add(random, model, real(aug=False), num_eval=1)
-    gain_plain = (evaluator.add("the set", model, ready, **plain)
-                  - evaluator.add(random, model, real(aug=False), num_eval=1, **plain))
+    random, plain = f"random real images, {ipc} per class", {"dsa_strategy": "none"}
+    networks = args.num_eval * len(ready)
+    gain = accuracy - evaluator.add(random, model, networks, real, num_eval=1)
+    gain_plain = (evaluator.add("the set", model, len(ready), ready.__getitem__, **plain)
+                  - evaluator.add(random, model, networks, real, num_eval=1, **plain))
     if formation == 2:
-        evaluator.add(f"random 2x2 formations, {ipc} per class", model, real(aug=True), 2, num_eval=1)
-    everything = [(data.images, data.labels)]
-    whole = evaluator.add(f"whole training set, {args.epoch_whole_train + 1} passes", model, everything,
-                          epoch_eval_train=args.epoch_whole_train)
+        formations = partial(real, aug=True)
+        evaluator.add(f"random 2x2 formations, {ipc} per class", model, networks, formations, 2, num_eval=1)
+    whole = evaluator.add(f"whole training set, {args.epoch_whole_train + 1} passes", model, 1,
+                          lambda k: (data.images, data.labels), epoch_eval_train=args.epoch_whole_train)
     robust = (math.exp((gain + gain_plain) / 2) - math.exp(-1)) / (math.exp(1) - math.exp(-1))
     print(f"{model}: hard-label recovery {100 * (whole - accuracy):.2f}, improvement over random {100 * gain:.2f} "
           f"(without augmentation {100 * gain_plain:.2f}), augmentation-robust score {100 * robust:.2f}")
@@ -160,7 +162,7 @@ def main() -> None:
             ready, ipc = storage.ready({**record, "data": sets}, formation), int(sets[0][1].bincount().max())
             evaluator = Evaluator(args, data)
             for model in evaluation.models(args.eval_mode, args.model):
-                accuracy = evaluator.add("the set", model, ready)
+                accuracy = evaluator.add("the set", model, len(ready), ready.__getitem__)
                 if args.fair:
                     fair(evaluator, model, ready, ipc, formation, accuracy)
 

@@ -47,9 +47,11 @@ def shared_command(command: list[str]) -> str:
     """A command line without what belongs to the machine that it ran on."""
     words, skipped = [Path(command[0]).name], False
     for word in command[1:]:
-        if not skipped and word.removeprefix("--") not in OWN_MACHINE:
+        flag, joined, _ = word.partition("=")
+        own = not skipped and flag.startswith("--") and flag.removeprefix("--") in OWN_MACHINE
+        if not skipped and not own:
             words.append(word)
-        skipped = not skipped and word.removeprefix("--") in OWN_MACHINE
+        skipped = own and not joined
     return f"python3 -u {shlex.join(words)}"
 
 

@@ -232,7 +232,34 @@ def test_defaults_are_those_of_each_published_script(fixtures, tmp_path):
     assert "--ipc1_real 2560" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+def test_a_new_run_leaves_nothing_of_the_one_before(tmp_path):
+    """Its sets would pass for the new run's, which stops before it has one of its own."""
+    name = "BACON_digits_ConvNetW32_1ipc"
+    call_script("BACON_digits.py", *TINY, "--save_path", tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    refused = call_script("BACON_digits.py", *TINY, "--save_path", tmp_path, "--eval_mode", "M", expect=2)
+    assert "VGG11 does not fit images of 16x16" in refused.stderr
+    assert {path: path.read_bytes() for path in before} == before
+    failed = call_script("BACON_digits.py", *TINY, "--save_path", tmp_path, "--lr_img", "1e38", "--eval_interval", 2,
+                         expect=2)
+    assert "not finite" in failed.stderr
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {
+        "lock", "losses.jsonl", "metrics.jsonl", "options.json"}
+    assert not (tmp_path / name / "metrics.jsonl").read_text()
+
+
+def test_a_class_of_one_image_has_no_deviation(tmp_path):
+    for k, place in enumerate(("train/a", "train/b", "train/b", "test/a", "test/b")):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        save_image(torch.rand(1, 8, 8), tmp_path / place / f"{k}.png")
+    flags = [*TINY, "--im_size", 8, "--data_path", tmp_path, "--save_path", tmp_path / "result"]
+    error, = call_script("BACON_folder.py", *flags, expect=2).stderr.splitlines()
+    assert "class 'a' of folder has one training image" in error
+    call_script("BACON_folder.py", *flags, "--method", "IDM")
+
+
 BAD_INPUT = [
+    (["--seed", "4294967296"], "--seed"),
     (["--dataset", "CIFAR11"], "CIFAR11"),
     (["--model", "ConvNetX"], "ConvNetX"),
     (["--model", "ConvNetD6"], "ConvNetD6"),

@@ -69,6 +69,7 @@ def test_budget_in_minutes(tmp_path):
     random, bacon = json.loads((tmp_path / "compare.json").read_text())["rows"]
     assert budget == {"minutes": 0.001, "iterations": {"BACON, IPC 1": bacon["iterations"]}}
     assert random["iterations"] == 0 and f"BACON, IPC 1: {bacon['iterations']} iterations in 0.001 min" in printed
+    assert bacon["options"]["compile"] is False, "what was timed is what runs"
     assert "== run" not in call_script("compare.py", *flags, "--minutes", 0.001).stdout
     refused = call_script("compare.py", *flags, "--minutes", 5, expect=2)
     assert len(refused.stderr.splitlines()) == 1 and "--minutes 5" in refused.stderr

@@ -43,7 +43,7 @@ def fill_disk(event):
 
 
 @pytest.mark.parametrize("kind, nth, named", [
-    ("flush checkpoint_new", 2, "checkpoint_new.pt"), ("picture", 1, f"vis_{RUN}_exp0_iter2.png"),
+    ("flush checkpoint_new", 1, "checkpoint_new.pt"), ("picture", 1, f"vis_{RUN}_exp0_iter2.png"),
     ("step of evaluation", 2, f"res_{RUN}.pt")])
 def test_full_disk(kind, nth, named, tmp_path):
     child = children.run(tmp_path, *OFTEN, expect=2, prepare=children.Events(fill_disk, kind, nth))

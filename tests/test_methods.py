@@ -102,6 +102,7 @@ BAD = [
     (["--method", "own_file:typo"], "--method", "lr_imge"),
     (["--method", "broken:loss"], "--method", "broken:loss"),
     (["--method", "own_file:scalar", "--batch_real", "64"], "--method", "(10,)"),
+    (["--method", "own_file:nothing", "--batch_real", "64"], "--method", "no terms"),
     (["--nll_weight", "0", "--tv_weight", "0", "--clip_weight", "0"], "--nll_weight", "--tv_weight"),
     (["--method", "herding", "--Iteration", "1"], "--Iteration 1", "herding"),
     (["--method", "DM", "--soft_labels", "0.5"], "--soft_labels 0.5", "--method DM"),
@@ -115,6 +116,7 @@ BAD = [
 def test_bad_input_is_one_line(flags, named, also, tmp_path, monkeypatch, capsys):
     (tmp_path / "own_file.py").write_text(
         "from utils.methods import Method\nnumber = 3\nscalar = lambda z_syn, z_real, options: z_syn.mean()\n"
+        "nothing = lambda z_syn, z_real, options: {}\n"
         "typo = Method(scalar, recipe={'lr_imge': 1})\n")
     (tmp_path / "broken.py").write_text("def loss(:\n")
     monkeypatch.chdir(tmp_path)
@@ -170,6 +172,13 @@ def test_choices_are_distinct_and_repeatable(choose):
         chosen = choose(blobs(), count, 0)
         assert len(set(chosen.tolist())) == count and set(chosen.tolist()) <= set(range(90))
         assert (chosen == choose(blobs(), count, 0)).all()
+
+
+@pytest.mark.parametrize("choose", [select.herding, select.k_center, select.k_means])
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+def test_choices_are_distinct_among_equals(choose):
+    points = torch.tensor([[0.0, 1.0], [3.0, 2.0]]).repeat_interleave(5, dim=0)
+    assert len(set(choose(points, 4, 0).tolist())) == 4
 
 
 @pytest.mark.parametrize("choose", [select.k_center, select.k_means])

@@ -94,6 +94,14 @@ def test_parts_are_alike_where_they_can_be(count, sizes):
     assert [len(part) for part in parts if len(part)] == sizes
 
 
+@pytest.mark.parametrize("precision, convolutions, products", [
+    (None, True, False), ("fp32", False, False), ("tf32", True, True), ("bf16", False, False)])
+def test_tf32_on_a_gpu_is_as_pytorch_has_it_unless_asked_for(precision, convolutions, products):
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = True, False  # PyTorch's defaults
+    Passes(Namespace(compile=False, precision=precision), torch.device("cuda"))
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (convolutions, products)
+
+
 def test_without_a_compiler_the_run_goes_on_quietly(tmp_path):
     environment = os.environ | {"CXX": "/nonexistent/compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     done = subprocess.run([sys.executable, "BACON_digits.py", *TINY, "--compile", "--save_path", tmp_path], cwd=CODE,

@@ -30,6 +30,7 @@ def start_ranks(folder, count, *flags, prepare=None, in_rank=0):
         port = server.getsockname()[1]
     return [children.start(folder, *flags, prepare=prepare if rank == in_rank else None, name=f"rank{rank}",
                            environment={"WORLD_SIZE": f"{count}", "RANK": f"{rank}", "LOCAL_RANK": f"{rank}",
+                                        "LOCAL_WORLD_SIZE": f"{count}",
                                         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}",
                                         "TORCHELASTIC_RUN_ID": "test"})
             for rank in range(count)]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import publish
 import utils
 from conftest import ROOT, TINY, call_script
 from utils import storage
@@ -49,6 +50,12 @@ def test_8_bits_move_a_value_by_half_a_step_at_most():
         assert ((image - was).abs() <= step * 0.5001).all()
     assert [pair[0].dtype for pair in small["data"]] == [torch.uint8] * 2
     assert record["data"][0][0].dtype == torch.float32, "the record itself is left alone"
+
+
+def test_command_without_the_machine():
+    given = ["/home/me/Code/BACON_mnist.py", "--data_path=/home/me", "--ipc", "10", "--save_path", "device", "--resume",
+             "auto", "--dsa_strategy=none", "--method", "resume"]
+    assert publish.shared_command(given) == "python3 -u BACON_mnist.py --ipc 10 --dsa_strategy=none --method resume"
 
 
 @pytest.fixture(scope="module")

@@ -114,6 +114,15 @@ def test_killed_compiled_run(precision, tmp_path):
     assert left(tmp_path / "killed") == left(tmp_path / "whole")
 
 
+def test_killed_before_the_last_rename(whole, tmp_path):
+    """Nothing is left to do but to give the last checkpoint its name."""
+    last = (whole / "events").read_text().splitlines().count("rename to checkpoint.pt")
+    children.run(tmp_path, *FLAGS, expect=-9, prepare=children.Events(children.kill, "rename to checkpoint.pt", last))
+    assert (tmp_path / "result" / RUN / checkpoint.NEW).exists()
+    children.run(tmp_path, *RESUME)
+    assert left(tmp_path) == left(whole)
+
+
 def test_run_killed_again_and_again(whole, tmp_path):
     """Every attempt gets a little further and is killed, until one reaches the end."""
     attempts = 0

@@ -207,6 +207,15 @@ def test_pickles_run_nothing(name, tmp_path):
     assert (tmp_path / "owned").exists(), "the payload does not work, so the test shows nothing"
 
 
+def test_checksum_tells_training_and_test_images(digits):
+    checksums = {digits().checksum()}
+    for name in ("images", "labels", "test_images", "test_labels"):
+        changed = digits()
+        getattr(changed, name)[0] += 1
+        checksums.add(changed.checksum())
+    assert len(checksums) == 5
+
+
 def test_zca_whitens_and_comes_back(tmp_path):
     formats.write_svhn(tmp_path, 30)
     plain, white = data.load("SVHN", tmp_path, im_size=8), data.load("SVHN", tmp_path, im_size=8, zca=True)

@@ -28,6 +28,14 @@ def write(folder: Path, state: dict) -> None:
     At every moment at least one whole checkpoint bears one of NAMES, once there was one.
     """
     storage.write_whole(folder / NEW, lambda file: file.write(encode(state)))
+    settle(folder)
+
+
+@processes.first_only
+def settle(folder: Path) -> None:
+    """The renames that end a `write`, which may have been killed before or between them."""
+    if not (folder / NEW).exists():
+        return
     with storage.writing(folder / LAST):
         if (folder / LAST).exists():
             os.replace(folder / LAST, folder / PREVIOUS)
@@ -136,10 +144,3 @@ def differences(saved: dict, current: dict, free: tuple[str, ...]) -> str:
     return ", ".join(f"--{name} {saved.get(name)} (not {current.get(name)})"
                      for name in sorted((saved.keys() | current.keys()) - set(free))
                      if saved.get(name) != current.get(name))
-
-
-@processes.first_only
-def remove(folder: Path, names: tuple[str, ...] = NAMES) -> None:
-    """Removes checkpoints that nobody needs any more."""
-    for name in names:
-        (folder / name).unlink(missing_ok=True)

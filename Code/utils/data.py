@@ -53,9 +53,10 @@ class RealData:
         return self.images.device
 
     def checksum(self) -> int:
-        """Tells this data set from others: a CRC-32 of class names, labels and a thousand training images."""
-        some = self.images[::max(1, len(self.images) // 1000)]
-        parts = (repr(self.class_names).encode(), *(part.cpu().contiguous().numpy() for part in (self.labels, some)))
+        """Tells this data set from others: a CRC-32 of class names, labels, and a thousand training and test images."""
+        some = [images[::max(1, len(images) // 1000)] for images in (self.images, self.test_images)]
+        parts = (repr(self.class_names).encode(),
+                 *(part.cpu().contiguous().numpy() for part in (self.labels, self.test_labels, *some)))
         return functools.reduce(lambda value, part: zlib.crc32(part, value), parts, 0)
 
     def normalise(self, images: Tensor) -> Tensor:

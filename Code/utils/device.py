@@ -36,10 +36,10 @@ def keep_freed_memory() -> None:
 
 
 def choose(name: str) -> torch.device:
-    """--device as a torch.device; UserError where it is not there."""
+    """--device as a torch.device, auto: cuda if it is there, else cpu; UserError where it is not there."""
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
+        name = "cuda" if available["cuda"] else "cpu"
     if not available[name]:
         raise UserError(f"--device {name}: not available on this machine; use --device cpu or auto")
     return torch.device(name)

@@ -98,6 +98,25 @@ def check_sizes(data: RealData, ipc: int, aug: bool):
                         "leave --aug out or choose an even size")
 
 
+def selected(options) -> int:
+    """How many real images of a class --ipc1_real selects, 0: it selects none."""
+    return options.ipc1_real if options.ipc == 1 and not options.aug else 0
+
+
+def check(data: RealData, options):
+    """UserError where the options ask of the data what it cannot give."""
+    check_sizes(data, options.ipc, options.aug)
+    processes.own_classes(data.num_classes)
+    fewest = min(*data.class_sizes, options.batch_real)
+    if selected(options) > fewest:
+        raise UserError(f"--ipc1_real {options.ipc1_real}: that many real images of each class are matched at --ipc 1 "
+                        f"without --aug, out of only {fewest}; raise --batch_real, or choose --ipc1_real 0")
+    if options.method == "BACON" and fewest < 2:
+        name = data.class_names[int(np.argmin(data.class_sizes))]
+        raise UserError(f"--method BACON: class {name!r} of {data.name} has one training image, of which there is no "
+                        "deviation; add images, or choose another method")
+
+
 def initial_images(data: RealData, draws: Draws, ipc: int, init: str = "real", aug: bool = False) -> Tensor:
     """The set that distillation starts from: (K, ipc, C, H, W), normalised.
 
@@ -130,6 +149,7 @@ class Distillation:
     """The state of one experiment: images (K, ipc, C, H, W), their optimizer and the pool."""
 
     def __init__(self, data: RealData, options, experiment: int = 0):
+        check(data, options)
         self.data, self.options = data, options
         self.draws = Draws(options.seed, experiment)
         self.method = methods.find(options.method)
@@ -137,7 +157,6 @@ class Distillation:
         self.max_batch = options.max_batch or device.batch_that_fits(
             self.pool.members[0].network.eval(), data.normalise(data.images[:1]))
         if self.method.select:
-            check_sizes(data, options.ipc, options.aug)
             self.images = real_set(data, select.positions(self.method.select, data, self.pool, options, self.max_batch),
                                    options.aug)
         else:
@@ -146,11 +165,7 @@ class Distillation:
         visited = self.images if options.visits == "each" else self.images.unsqueeze(0)
         self.optimizer = OPTIMIZERS[options.optim](visited, options.lr_img)
         self.strategy = augment.parse_strategy(options.dsa_strategy)
-        self.selected = options.ipc1_real if options.ipc == 1 and not options.aug else 0
-        available = min(*data.class_sizes, options.batch_real)
-        if self.selected > available:
-            raise UserError(f"--ipc1_real {self.selected}: that many real images of each class are matched at --ipc 1 "
-                            f"without --aug, out of only {available}; raise --batch_real, or choose --ipc1_real 0")
+        self.selected = selected(options)
         self.own_classes = processes.own_classes(data.num_classes)
         self.unchecked: list[tuple[int, dict[str, Tensor]]] = []  # iteration and terms by class of image updates
 
@@ -249,6 +264,8 @@ class Distillation:
             if self.selected:
                 entropy = entropy * (logits.argmax(dim=1) != labels)
             terms["ce"] = options.ce_weight * member.accuracy() * entropy.unflatten(0, (classes, count)).mean(dim=1)
+        if not terms:
+            raise UserError(f"--method {options.method}: the objective returned no terms")
         return terms
 
     @torch.no_grad()

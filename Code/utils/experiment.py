@@ -13,14 +13,15 @@ import torch
 import torchvision
 from torch import Tensor
 
-from utils import checkpoint, device, evaluation, logs, options, processes, storage
+from utils import checkpoint, device, distill, evaluation, logs, options, processes, storage
 from utils import data as datasets
 from utils.data import RealData
 from utils.distill import Distillation
 from utils.errors import UserError
 from utils.interrupts import Interrupts, Stopped
+from utils.networks import get_network
 
-LOSSES = 200  # lines of an experiment in losses.jsonl
+LOSS_LINES = 200  # lines of an experiment in losses.jsonl
 
 
 def main(description: str, **defaults) -> None:
@@ -41,7 +42,8 @@ def reported():
         if processes.rank() == 0:
             print(f"{Path(sys.argv[0]).name}: {stopped}", file=sys.stderr)
         sys.exit(stopped.exit_code)
-    except KeyboardInterrupt:  # before `Interrupts` was there to note it, so nothing was at work
+    except KeyboardInterrupt:  # where no `Interrupts` notes it
+        print(f"{Path(sys.argv[0]).name}: stopped by Ctrl-C", file=sys.stderr)
         sys.exit(130)
 
 
@@ -51,6 +53,7 @@ def run(args) -> "Record":
     with processes.joined(device.choose(args.device)), device.memory_accounted(args):
         with processes.first_goes_first():
             data = load_data(args)
+        check(args, data)
         record = Record(args, data)
         with storage.locked(record.folder), Interrupts() as interrupts:
             state = processes.first_decides(
@@ -66,6 +69,15 @@ def run(args) -> "Record":
 def load_data(args) -> RealData:
     """The data set that a command line names, on its device."""
     return datasets.load(args.dataset, args.data_path, device.choose(args.device), args.im_size, args.zca, args.seed)
+
+
+def check(args, data: RealData) -> None:
+    """UserError where options, data and networks do not go together, before anything is computed or written."""
+    distill.check(data, args)
+    channel, *size = data.image_shape
+    for model in (args.model, *evaluation.models(args.eval_mode, args.model)):
+        with torch.device("meta"):  # where a network costs nothing
+            get_network(model, channel, data.num_classes, tuple(size))
 
 
 def distil(experiment: int, record: "Record", interrupts: Interrupts, state: dict | None) -> None:
@@ -95,9 +107,14 @@ def distil(experiment: int, record: "Record", interrupts: Interrupts, state: dic
         for iteration in range(first, args.Iteration + 1):
             due = iteration == args.Iteration or (iteration and iteration % args.eval_interval == 0)
             if due and not record.has(experiment, iteration):
-                save(iteration)
+                distillation.check()
                 with progress.paused():
-                    record.evaluate(distillation, experiment, iteration, seconds(), interrupts.check)
+                    try:
+                        record.evaluate(distillation, experiment, iteration, seconds(), interrupts.check)
+                    except Exception:  # such as a signal or too little memory
+                        if not record.has(experiment, iteration):
+                            save(iteration)
+                        raise
                 distillation.pool.reset_accuracies()
                 if iteration < args.Iteration:
                     save(iteration)
@@ -155,6 +172,7 @@ class Record:
 
     def begin(self, state: dict | None) -> None:
         """Makes the folder ready for a new run, or puts it back to where the checkpoint `state` was written."""
+        results = self.set_path.name, self.best_path.name, f"vis_{self.name}_exp*_iter*.png"
         if state:
             if state["data"] != self.checksum:
                 raise UserError(f"--data_path {self.args.data_path}: its images are not those that the run began with; "
@@ -162,13 +180,14 @@ class Record:
             with checkpoint.fitting():
                 self.last, self.best = ([Entry(**entry) for entry in state[kind]] for kind in ("last", "best"))
             self.metrics, self.losses = state["metrics"], state["losses"]
+            checkpoint.settle(self.folder)
             print(f"resumed: {state['experiment']} of {self.args.num_exp} experiments are finished, the next is at "
                   f"iteration {state['iteration']}", flush=True)
         else:
-            checkpoint.remove(self.folder)
+            storage.remove(self.folder, *checkpoint.NAMES)
+            storage.remove(self.args.save_path, *results)
         storage.remove_temporary(self.folder, "*")
-        storage.remove_temporary(self.args.save_path, self.set_path.name, self.best_path.name,
-                                 f"vis_{self.name}_exp*_iter*.png")
+        storage.remove_temporary(self.args.save_path, *results)
         storage.write_json(self.folder / "options.json", {
             "command": sys.argv, "options": self.options, "versions": self.versions,
             "machine": device.describe(self.data.device), "date": time.strftime("%Y-%m-%d")})
@@ -207,8 +226,8 @@ class Record:
         self.saved = time.monotonic()
 
     def note_losses(self, experiment: int, iteration: int, terms: dict[str, Tensor]) -> None:
-        """Keeps the terms of about LOSSES iterations of an experiment; until a checkpoint nobody waits for them."""
-        if iteration % max(1, self.args.Iteration // LOSSES) == 0:
+        """Keeps the terms of about LOSS_LINES iterations of an experiment; until a checkpoint nobody waits for them."""
+        if iteration % max(1, self.args.Iteration // LOSS_LINES) == 0:
             self.unread.append((experiment, iteration, terms))
 
     def _read_losses(self) -> None:
@@ -297,7 +316,7 @@ class Record:
 
     def end(self) -> None:
         """Drops the checkpoint before the last, and prints the result, the best beside it, and where the files are."""
-        checkpoint.remove(self.folder, (checkpoint.PREVIOUS,))
+        storage.remove(self.folder, checkpoint.PREVIOUS)
         for model in self.models:
             last, best = self.accuracies(self.last, model), self.accuracies(self.best, model)
             print(f"result: {percent(last)} (last iteration, {len(last)} {model} over {len(self.last)} experiments)")
@@ -320,10 +339,10 @@ class Entry:
 
 
 def table_cell(accuracies: list[float]) -> str:
-    """The same as `percent`, for a table."""
+    """Mean and population standard deviation in percent, as the published scripts report them."""
     return f"{100 * np.mean(accuracies):.2f} ± {100 * np.std(accuracies):.2f}"
 
 
 def percent(accuracies: list[float]) -> str:
-    """Mean and population standard deviation in percent, as the published scripts report them."""
+    """The same as `table_cell`, in ASCII."""
     return table_cell(accuracies).replace("±", "+-") + " %"

@@ -90,10 +90,11 @@ def embeddings(points: np.ndarray, labels: np.ndarray, real: np.ndarray, class_n
         color, own = SERIES[k % len(SERIES)], labels == k
         axes.scatter(*points[own & ~real].T, s=size, color=color, marker="s", edgecolors=INK, linewidths=0.5, alpha=0.9)
         axes.scatter(*points[own & real].T, s=7, color=color, alpha=0.6, linewidths=0)
-    middles = np.array([np.median(points[(labels == k) & real], axis=0) for k in range(len(class_names))])
+    named = np.unique(labels[real])
+    middles = np.array([np.median(points[(labels == k) & real], axis=0) for k in named])
     box = {"boxstyle": "round,pad=0.2", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.8}
-    for place, name in zip(_apart(middles, np.ptp(points, axis=0)), class_names, strict=True):
-        axes.text(*place, _short(name), ha="center", va="center", fontsize=8.5, weight="bold", bbox=box)
+    for place, k in zip(_apart(middles, np.ptp(points, axis=0)), named, strict=True):
+        axes.text(*place, _short(class_names[k]), ha="center", va="center", fontsize=8.5, weight="bold", bbox=box)
     axes.set_axis_off()
     return figure
 

@@ -24,7 +24,7 @@ FILES_PER_WORKER = 1000  # a decoding process costs as much as decoding about th
 class Tree:
     """The files below a folder or inside a zip, by relative name. Nothing is unpacked.
 
-    Raises UserError where the zip is damaged.
+    Raises UserError where the zip is damaged or a file cannot be reached.
     """
 
     def __init__(self, root: Path):
@@ -38,7 +38,10 @@ class Tree:
         for folder, _, names in os.walk(self.root, followlinks=True):
             for name in names:
                 path = Path(folder, name)
-                status = path.stat()
+                try:
+                    status = path.stat()
+                except OSError as error:
+                    raise UserError(f"{path}: cannot be read ({error.strerror}); put it right or remove it") from None
                 dates[path.relative_to(self.root).as_posix()] = (status.st_size, status.st_mtime_ns)
         return dates
 

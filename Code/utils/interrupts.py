@@ -47,8 +47,8 @@ class Interrupts:
 
 
 def resume_command() -> str:
-    """The command line that continues this run."""
+    """The command line that continues this run, but for what torchrun was told of several machines."""
     words = sys.orig_argv
     if processes.count() > 1:
-        words = ["torchrun", f"--nproc_per_node={processes.count()}", *sys.argv]
+        words = ["torchrun", f"--nproc_per_node={os.environ['LOCAL_WORLD_SIZE']}", *sys.argv]
     return shlex.join(words if words[-2:] == ["--resume", "auto"] else [*words, "--resume", "auto"])

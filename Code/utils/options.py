@@ -36,29 +36,34 @@ def _checked(check):
     return convert
 
 
-def integer(low: int):
-    """An argparse type: whole numbers of at least `low`."""
+def _at_most(high: float) -> str:
+    return "" if high == float("inf") else f" and at most {high:.0f}"
+
+
+def integer(low: int, high: float = float("inf")):
+    """An argparse type: whole numbers from `low` to `high`."""
     def check(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = None
-        if value is None or value < low:
-            raise ValueError(f"{text!r} is not a whole number of at least {low}")
+        if value is None or not low <= value <= high:
+            raise ValueError(f"{text!r} is not a whole number of at least {low}{_at_most(high)}")
         return value
 
     return _checked(check)
 
 
-def number(low: float, above: bool = False):
-    """An argparse type: finite numbers of at least `low`, or above it."""
+def number(low: float, high: float = float("inf"), above: bool = False):
+    """An argparse type: finite numbers from `low`, or above it, to `high`."""
     def check(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = float("nan")
-        if not low <= value < float("inf") or (above and value == low):
-            raise ValueError(f"{text!r} is not a number {'above' if above else 'of at least'} {low:g}")
+        if not low <= value <= high or value == float("inf") or (above and value == low):
+            least = f"{'above' if above else 'of at least'} {low:g}"
+            raise ValueError(f"{text!r} is not a number {least}{_at_most(high)}")
         return value
 
     return _checked(check)
@@ -138,12 +143,13 @@ def add_data(parser: Parser):
     flag("--im_size", type=integer(1), help="side that images are resized to; None: the data set's own")
     flag("--zca", action="store_true", help="whiten the images (ZCA)")
     flag("--save_path", type=Path, default="result", help="folder for sets, pictures and records")
-    flag("--seed", type=integer(0), default=0, help="decides every random draw of the run")
-    flag("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: a GPU where there is one")
+    flag("--seed", type=integer(0, 2**32 - 1), default=0, help="decides every random draw of the run")
+    flag("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: cuda where there is one")
     flag("--max_batch", type=integer(1),
          help="images per network pass; None: as many as free memory holds, at most 512 on a CPU and 4,096 on a GPU")
-    flag("--precision", choices=("fp32", "tf32", "bf16"), default="fp32",
-         help="of convolutions and matrix products; bf16: by autocast, with statistics and losses in fp32")
+    flag("--precision", choices=("fp32", "tf32", "bf16"),
+         help="of convolutions and matrix products; None: fp32, but on a GPU tf32 for convolutions, as PyTorch has it; "
+              "bf16: by autocast, with statistics and losses in fp32")
     flag("--compile", action="store_true", default=None,
          help="compile the networks; None: on a CPU, in runs of 1,000 iterations or more, and for evaluated networks "
               "that are trained on 40,000 images or more, all epochs together")
@@ -163,7 +169,7 @@ def _add_images(parser: Parser):
     flag("--ipc1_real", type=integer(0), default=0,
          help="with --ipc 1 and without --aug: match on this many of them, those with the lowest cross-entropy, and "
               "add cross-entropy only for misclassified synthetic images; 0: no such selection")
-    flag("--soft_labels", type=number(0), default=0.0,
+    flag("--soft_labels", type=number(0, 1), default=0.0,
          help="part of the pool's mean prediction in the labels that networks are evaluated with; 0: classes alone")
     flag("--aug_num", type=int, choices=(1,), default=1, help="augmentations per batch")
     flag("--ij_selection", choices=("random",), default="random", help="how networks are chosen for matching")
@@ -205,7 +211,7 @@ def _add_run(parser: Parser):
     flag = parser.add_argument_group("run").add_argument
     flag("--eval_interval", type=integer(1), default=100, help="iterations between evaluations")
     flag("--checkpoint_minutes", type=number(0), default=10.0,
-         help="minutes between checkpoints; there is one around each evaluation, too")
+         help="minutes between checkpoints; there is one after each evaluation, too")
     flag("--resume", metavar="PATH", help="go on from this checkpoint, or auto: from the last in the result folder, "
                                           "if there is one")
     flag("--tensorboard", action="store_true", help="also write TensorBoard records")
@@ -230,8 +236,6 @@ def _check(parser: Parser, options: argparse.Namespace, method: methods.Method):
     if method.objective is None and options.Iteration:
         parser.error(f"--Iteration {options.Iteration}: --method {options.method} chooses its images once; "
                      "leave --Iteration out")
-    if options.soft_labels > 1:
-        parser.error(f"--soft_labels {options.soft_labels:g}: choose a part from 0 to 1")
     if options.soft_labels and not (options.model_train_steps and (options.Iteration or method.select)):
         parser.error(f"--soft_labels {options.soft_labels:g}: under --method {options.method}, --model_train_steps "
                      f"{options.model_train_steps} and --Iteration {options.Iteration} no pool is trained to take them "

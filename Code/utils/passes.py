@@ -51,7 +51,7 @@ class Passes:
         self.part = CACHE_SIZED if self.compiled and on_cpu else None
         channels_last = device.type == "cuda" or (on_cpu and self.compiled)
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        if device.type == "cuda":
+        if device.type == "cuda" and options.precision:
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = options.precision == "tf32"
 
     def prepare(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:

@@ -44,6 +44,9 @@ def joined(device: torch.device):
         return
     backend = "cpu:gloo"
     if device.type == "cuda":
+        here, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+        if here > gpus:
+            raise UserError(f"torchrun: {here} processes on a machine with {gpus} GPUs; start at most one for each GPU")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
     with _others_alive():

@@ -41,13 +41,18 @@ def k_center(features: Tensor, count: int, seed: int) -> np.ndarray:
 
 
 def k_means(features: Tensor, count: int, seed: int) -> np.ndarray:
-    """The image nearest to the centre of each of `count` clusters, among its own members."""
+    """The image nearest to the centre of each of `count` clusters, among its own members.
+
+    Where images have the same features there may be fewer clusters than that; the first images fill up.
+    """
     from sklearn.cluster import KMeans  # here, because it takes a second that no other method needs
 
     points = features.cpu().numpy()
     clusters = KMeans(count, n_init=1, random_state=seed).fit(points)
-    others = clusters.labels_[:, None] != np.arange(count)
-    return np.where(others, np.inf, clusters.transform(points)).argmin(axis=0)
+    filled = np.unique(clusters.labels_)
+    others = clusters.labels_[:, None] != filled
+    nearest = np.where(others, np.inf, clusters.transform(points)[:, filled]).argmin(axis=0)
+    return np.concatenate([nearest, np.setdiff1d(np.arange(len(points)), nearest)[:count - len(filled)]])
 
 
 def positions(select, data: RealData, pool: Pool, options, max_batch: int) -> np.ndarray:

@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
@@ -75,11 +76,16 @@ def locked(folder: Path):
 
 
 @processes.first_only
+def remove(folder: Path, *names: str) -> None:
+    """Removes the files of a folder whose names match one of these patterns."""
+    for name in names:
+        for path in folder.glob(name):
+            path.unlink()
+
+
 def remove_temporary(folder: Path, *names: str) -> None:
     """Removes what `write_whole` left where a process was killed; `names` are patterns of final names."""
-    for name in names:
-        for path in folder.glob(f".{name}.????????"):
-            path.unlink()
+    remove(folder, *(f".{name}.????????" for name in names))
 
 
 def make_folder(path: Path) -> Path:
@@ -217,9 +223,12 @@ def whitening(meta: dict) -> Whitening | None:
 
 
 def expand(images: Tensor, labels: Tensor, formation: int) -> tuple[Tensor, Tensor]:
-    """Stored images and labels -> those to train on; formation 1 (none) or 2 (2x2 tiles)."""
+    """Stored images and labels -> those to train on; formation 1 (none) or 2 (2x2 tiles), whose sides are even."""
     if formation == 1:
         return images, labels
+    height, width = images.shape[2:]
+    if height % 2 or width % 2:
+        raise UserError(f"--aug: images of {height}x{width} are no 2x2 formations; leave --aug out")
     return augment.expand_formation(images), labels.repeat(4)
 
 
@@ -228,6 +237,8 @@ def save_picture(path: Path, pixels: Tensor, per_row: int) -> None:
     factor = _enlargement(pixels.shape[-1])
     enlarged = pixels.cpu().repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
     grid = make_grid(enlarged, nrow=per_row, padding=GAP)
+    if len(pixels) == 1:  # to which make_grid gives no padding
+        grid = F.pad(grid, [GAP] * 4)
     write_whole(path, lambda file: save_image(grid, file, format="png"))
 
 
@@ -257,8 +268,8 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def append_json(path: Path, content: dict) -> None:
-    """Appends one line to a JSON-lines file."""
-    with path.open("a") as file:
+    """Appends one line to a JSON-lines file. UserError where it cannot be written."""
+    with writing(path), path.open("a") as file:
         file.write(json.dumps(content) + "\n")
 
 
