@@ -140,6 +140,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=options.number(0, above=True),
                         help="distil for so long in place of --Iteration")
     shared = parser.parse_args()
+    for one, several in (("method", "methods"), ("ipc", "ipcs"), ("seed", "seeds")):
+        if getattr(shared, one) != parser.get_default(one):
+            parser.error(f"--{one}: name it with --{several}")
     names, ipcs, seeds, minutes = (vars(shared).pop(name) for name in ("methods", "ipcs", "seeds", "minutes"))
     runs = [(method, [cell(method, ipc, seed, shared) for seed in seeds]) for ipc in ipcs for method in names]
     storage.make_folder(shared.save_path)
@@ -160,5 +163,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with experiment.reported():
+    with experiment.reported(alone=True):
         main()

@@ -37,9 +37,9 @@ def accuracy_of(images: Tensor, formation: int, data: datasets.RealData, args, n
     return evaluation.evaluate(expanded, labels, data, args.model, args, Draws(args.seed), (name,))
 
 
-def compare(ipc: int) -> tuple[list[Row], experiment.Record]:
+def compare(ipc: int, save_path: str) -> tuple[list[Row], experiment.Record]:
     """Distils at one IPC and evaluates it, random real images and the start by the same protocol."""
-    args = options.parse(__doc__, ["--ipc", str(ipc), "--resume", "auto"], **DEFAULTS)
+    args = options.parse(__doc__, ["--ipc", str(ipc), "--save_path", save_path, "--resume", "auto"], **DEFAULTS)
     record = experiment.run(args)
     data, draws = record.data, Draws(args.seed)
     random = accuracy_of(initial_images(data, draws, ipc), 1, data, args, "random")
@@ -74,7 +74,10 @@ def plot(compared: list[tuple[list[Row], experiment.Record]], path: Path) -> Non
 
 
 def main() -> None:
-    compared = [compare(ipc) for ipc in (1, 10)]
+    parser = options.new_parser(__doc__)
+    parser.add_argument("--save_path", default="result", help="folder for sets, pictures and records")
+    save_path = parser.parse_args().save_path
+    compared = [compare(ipc, save_path) for ipc in (1, 10)]
     records = [record for _, record in compared]
     rows = [row for rows, _ in compared for row in rows] + [whole_set()]
     curve = records[0].args.save_path / "demo_accuracy.png"
@@ -89,5 +92,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with experiment.reported():
+    with experiment.reported(alone=True):
         main()

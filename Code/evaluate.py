@@ -23,7 +23,7 @@ from utils.data import RealData
 from utils.distill import initial_images
 from utils.draws import Draws
 from utils.errors import UserError
-from utils.experiment import load_data, percent, reported
+from utils.experiment import check_networks, load_data, percent, reported
 
 PROTOCOL = ("dataset", "im_size", "model", "lr_net", "epoch_eval_train", "batch_train", "dsa_strategy", "seed")
 
@@ -85,7 +85,7 @@ def stored_sets(args, record: dict, data: RealData) -> list[tuple[Tensor, Tensor
         if images.shape[1:] != data.image_shape or not 0 <= int(labels.min()) <= int(labels.max()) < data.num_classes:
             raise UserError(f"--dataset {data.name}: {args.synthetic} has images {tuple(images.shape[1:])} of classes "
                             f"{int(labels.min())} to {int(labels.max())}, not {data.image_shape} of {data.num_classes} "
-                            "classes; name the data set that it was made from")
+                            "classes; name the data set, and the --im_size, that it was made from")
     return sets
 
 
@@ -152,7 +152,7 @@ def fair(evaluator: Evaluator, model: str, ready: list[tuple[Tensor, Tensor]], i
 
 
 def main() -> None:
-    with reported():
+    with reported(alone=True):
         args, record = parse()
         device.keep_freed_memory()
         with device.memory_accounted(args):
@@ -160,8 +160,9 @@ def main() -> None:
             sets = stored_sets(args, record, data)
             formation = record["meta"].get("formation", 2 if args.aug else 1)
             ready, ipc = storage.ready({**record, "data": sets}, formation), int(sets[0][1].bincount().max())
-            evaluator = Evaluator(args, data)
-            for model in evaluation.models(args.eval_mode, args.model):
+            evaluator, models = Evaluator(args, data), evaluation.models(args.eval_mode, args.model)
+            check_networks(models, data)
+            for model in models:
                 accuracy = evaluator.add("the set", model, len(ready), ready.__getitem__)
                 if args.fair:
                     fair(evaluator, model, ready, ipc, formation, accuracy)

@@ -59,7 +59,12 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
     """Evaluates a set as it is and in 8 bits, and writes the latter below `to` with its card."""
     record = storage.load(path)
     meta = record["meta"]
-    run_folder = path.with_name(path.stem.removeprefix("res_").removesuffix("_best"))
+    if meta.get("chosen") != "last":
+        raise UserError(f"{path}: not the result of a run, but chosen on test accuracy, or of another project; publish "
+                        "res_<...>ipc.pt")
+    if meta["iteration"] != [meta["options"]["Iteration"]] * meta["options"]["num_exp"]:
+        raise UserError(f"{path}: its run is not finished; continue it with --resume auto, then publish")
+    run_folder = path.with_name(path.stem.removeprefix("res_"))
     try:
         run = json.loads((run_folder / "options.json").read_text())
         command, about = shared_command(run["command"]), {name: run[name] for name in ("machine", "date", "versions")}
@@ -67,7 +72,6 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
         raise UserError(f"{path}: options.json of its run is damaged or not in {run_folder}; publish a set where its "
                         "run left it") from None
     meta["options"] = {name: value for name, value in meta["options"].items() if name not in OWN_MACHINE}
-    target = storage.make_folder(to / meta["dataset"]) / f"{meta['method']}_ipc{meta['ipc']}.pt"
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "packed.pt"
         storage.save(small, storage.packed(record))
@@ -77,6 +81,7 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
         if before["mean"] - after["mean"] > max(before["std"], after["std"], 0.005):
             raise UserError(f"{path}: in 8 bits {after['model']} reaches {percent(after['accuracies'])}, before "
                             f"{percent(before['accuracies'])}; it is not published")
+    target = storage.make_folder(to / meta["dataset"], "--to") / f"{meta['method']}_ipc{meta['ipc']}.pt"
     storage.write_whole(target, lambda file: file.write(content))
     storage.write_json(target.with_suffix(".json"), {
         "set": target.name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content),
@@ -110,13 +115,14 @@ def table(to: Path) -> str:
 def main() -> None:
     parser = options.new_parser(__doc__)
     parser.add_argument("sets", nargs="+", type=Path, help="res_*.pt files, where their runs left them")
-    parser.add_argument("--to", type=Path, default="../Distilled", help="folder to share")
+    parser.add_argument("--to", type=Path, default=Path(__file__).resolve().parents[1] / "Distilled",
+                        help="folder to share")
     parser.add_argument("--note", default="", help="what else is to be known of the data set")
     args, flags = parser.parse_known_args()
     for path in args.sets:
         if path.suffix != ".pt":  # the value of a flag of evaluate.py, which this parser does not know
             parser.error(f"{path}: not a .pt file; name the sets first, then the flags of evaluate.py")
-    with reported():
+    with reported(alone=True):
         for path in args.sets:
             publish(path, args.to, args.note, flags)
             storage.write_whole(args.to / "README.md", lambda file: file.write((TITLE + table(args.to)).encode()))

@@ -162,7 +162,7 @@ def find_runs(args) -> list[Run]:
     runs = {}
     for folder in args.folders:
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; give what a run left in --save_path")
+            raise UserError(f"{folder}: not a folder; give what a run left in --save_path")
         for records in sorted(path.parent for path in folder.rglob("options.json")):
             if not set_path(records).exists():
                 print(f"note: {records} has no evaluated set yet and is left out", flush=True)
@@ -353,7 +353,7 @@ def write(sections: list[dict], target: Path) -> None:
 
 
 def main() -> None:
-    with reported():
+    with reported(alone=True):
         args = parse()
         runs = find_runs(args)
         target = storage.make_folder(args.save_path or args.folders[0])

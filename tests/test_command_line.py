@@ -16,6 +16,8 @@ import formats
 import utils
 from conftest import CODE, ROOT, SHARED, TINY, call_script, needs_shared_data, run_script
 from utils import storage
+from utils.distill import Distillation
+from utils.errors import UserError
 
 RUN = "BACON_digits_ConvNetW32_2ipc"
 
@@ -232,17 +234,24 @@ def test_defaults_are_those_of_each_published_script(fixtures, tmp_path):
     assert "--ipc1_real 2560" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-def test_a_new_run_leaves_nothing_of_the_one_before(tmp_path):
-    """Its sets would pass for the new run's, which stops before it has one of its own."""
+def test_only_its_own_command_replaces_a_finished_run(tmp_path, monkeypatch):
+    """It leaves nothing of the one before, whose set would pass for its own until it has one."""
     name = "BACON_digits_ConvNetW32_1ipc"
     call_script("BACON_digits.py", *TINY, "--save_path", tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    refused = call_script("BACON_digits.py", *TINY, "--save_path", tmp_path, "--eval_mode", "M", expect=2)
-    assert "VGG11 does not fit images of 16x16" in refused.stderr
-    assert {path: path.read_bytes() for path in before} == before
-    failed = call_script("BACON_digits.py", *TINY, "--save_path", tmp_path, "--lr_img", "1e38", "--eval_interval", 2,
-                         expect=2)
-    assert "not finite" in failed.stderr
+    for flags, named in ((["--eval_mode", "M"], "VGG11 does not fit images of 16x16"),
+                         (["--sigma", "std"], "holds a finished run with --sigma published (not std)"),
+                         (["--seed", 1, "--im_size", 15, "--aug"], "--no-aug"), (["--ipc1_real", 17], "--ipc1_real"),
+                         (["--resume", "elsewhere"], "elsewhere")):
+        error, = call_script("BACON_digits.py", *TINY, "--save_path", tmp_path, *flags, expect=2).stderr.splitlines()
+        assert named in error
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+    def fail(*_):
+        raise UserError("on purpose")
+
+    monkeypatch.setattr(Distillation, "step", fail)
+    call_script("BACON_digits.py", *TINY, "--save_path", tmp_path, expect=2)
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {
         "lock", "losses.jsonl", "metrics.jsonl", "options.json"}
     assert not (tmp_path / name / "metrics.jsonl").read_text()
@@ -305,6 +314,20 @@ def test_missing_data_without_a_network_is_one_line(tmp_path):
                           env={"PATH": "", "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"})
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
     assert str(tmp_path / "none") in done.stderr and "train" in done.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def test_help_shows_commands_as_they_are_typed():
+    text = call_script("BACON_mnist.py", "--help").stdout
+    assert re.search(r"^    python3 -u BACON_mnist\.py .*\\\n        --", text, re.M)
+
+
+@pytest.mark.parametrize("script", ["evaluate.py", "report.py", "compare.py", "publish.py", "demo.py"])
+def test_scripts_that_torchrun_cannot_share_say_so(script, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+    flags = ["--to", "none", "none.pt"] if script == "publish.py" else []
+    error, = call_script(script, *flags, expect=2).stderr.splitlines()
+    assert error == f"{script}: error: torchrun: this script runs in one process alone; start it with python3"
 
 
 @pytest.mark.parametrize("content", [b"", b"not a set", b"PK\x03\x04 cut short"])

@@ -78,6 +78,9 @@ def test_budget_in_minutes(tmp_path):
 @pytest.mark.parametrize("flags, named", [
     (["--methods", "DM", "--Iteration", 3], "--Iteration 2 (not 3)"),
     (["--methods", "DM", "BACONS"], "BACONS"),
+    (["--methods", "DM", "--ipc", 5], "--ipcs"),
+    (["--methods", "DM", "--seed", 5], "--seeds"),
+    (["--methods", "DM", "--method", "DM"], "--methods"),
 ])
 def test_bad_input_is_one_line_before_anything_runs(compared, flags, named):
     folder, _ = compared

@@ -139,18 +139,23 @@ def test_bad_input_is_one_line(digits_set, published):
     broken.mkdir(parents=True)
     (broken / "gone.png").symlink_to("nowhere.png")
     torch.save({"data": [[torch.zeros(10, 1, 7, 7), torch.arange(10)]]}, odd)
-    (published / "full").mkdir()
-    (published / "full" / "evaluate.jsonl").symlink_to("/dev/full")
     digits = ["--dataset", "digits"]
     for flags, named in [([], "--synthetic"), (["--synthetic", broken.parent, *digits], "gone.png"),
                          (["--synthetic", odd, *digits, "--im_size", 7, "--aug"], "--aug"),
-                         (["--synthetic", digits_set, "--save_path", published / "full", *QUICK], "evaluate.jsonl"),
                          (["--synthetic", "none.pt"], "none.pt"),
                          (["--synthetic", digits_set, "--model", "Net"], "Net"),
                          (["--synthetic", published / "dm.pt", "--dataset", "SVHN", "--data_path", "none"], "none"),
-                         (["--synthetic", wrong_class, "--dataset", "digits"], "eleven")]:
+                         (["--synthetic", wrong_class, "--dataset", "digits"], "eleven"),
+                         (["--synthetic", digits_set, "--eval_mode", "M"], "VGG11")]:
         done = call_script("evaluate.py", "--save_path", published, *flags, expect=2)
-        assert len(done.stderr.splitlines()) == 1 and named in done.stderr, done.stderr
+        assert len(done.stderr.splitlines()) == 1 and named in done.stderr and not done.stdout, done.stderr
+
+
+def test_a_full_disk_is_one_line(digits_set, tmp_path):
+    (tmp_path / "evaluate.jsonl").symlink_to("/dev/full")
+    done = call_script("evaluate.py", "--synthetic", digits_set, "--save_path", tmp_path, *QUICK, expect=2)
+    error, = done.stderr.splitlines()
+    assert "evaluate.jsonl: cannot be written" in error and "start again" in error and "networks" in done.stdout
 
 
 def test_forged_protocol_is_one_line(digits_set, tmp_path):

@@ -96,12 +96,13 @@ def test_weights_scale_their_terms(digits, make_options):
 
 BAD = [
     (["--method", "mine"], "--method", "module:function"),
-    (["--method", "nowhere:loss"], "--method", "nowhere"),
+    (["--method", "nowhere:loss"], "--method", "nowhere.py belongs into the current directory"),
     (["--method", "own_file:missing"], "--method", "missing"),
     (["--method", "own_file:number"], "--method", "own_file:number"),
     (["--method", "own_file:typo"], "--method", "lr_imge"),
     (["--method", "broken:loss"], "--method", "broken:loss"),
     (["--method", "own_file:scalar", "--batch_real", "64"], "--method", "(10,)"),
+    (["--method", "own_file:few"], "--method", "(z_syn, z_real, options)"),
     (["--method", "own_file:nothing", "--batch_real", "64"], "--method", "no terms"),
     (["--nll_weight", "0", "--tv_weight", "0", "--clip_weight", "0"], "--nll_weight", "--tv_weight"),
     (["--method", "herding", "--Iteration", "1"], "--Iteration 1", "herding"),
@@ -116,7 +117,7 @@ BAD = [
 def test_bad_input_is_one_line(flags, named, also, tmp_path, monkeypatch, capsys):
     (tmp_path / "own_file.py").write_text(
         "from utils.methods import Method\nnumber = 3\nscalar = lambda z_syn, z_real, options: z_syn.mean()\n"
-        "nothing = lambda z_syn, z_real, options: {}\n"
+        "nothing = lambda z_syn, z_real, options: {}\nfew = lambda z_syn, z_real: z_syn.mean()\n"
         "typo = Method(scalar, recipe={'lr_imge': 1})\n")
     (tmp_path / "broken.py").write_text("def loss(:\n")
     monkeypatch.chdir(tmp_path)

@@ -88,10 +88,16 @@ def test_sets_that_are_not_published(finished, tmp_path):
     damaged = tmp_path / "damaged" / finished.name
     damaged.write_bytes(finished.read_bytes())
     (damaged.parent / finished.stem.removeprefix("res_") / "options.json").write_text("{}")
-    for path, named in ((alone, "options.json"), (damaged, "options.json"), (tmp_path / "none.pt", "no such file")):
+    record = storage.load(finished)
+    unfinished, other = tmp_path / "unfinished.pt", tmp_path / "other.pt"
+    storage.save(unfinished, record | {"meta": record["meta"] | {"iteration": [2, 1]}})
+    storage.save(other, record | {"meta": {}})
+    best = finished.with_name(f"{finished.stem}_best.pt")
+    for path, named in ((best, "chosen on test accuracy"), (unfinished, "not finished"), (other, "another project"),
+                        (alone, "options.json"), (damaged, "options.json"), (tmp_path / "none.pt", "no such file")):
         done = call_script("publish.py", path, "--to", tmp_path / "to", *QUICK, expect=2)
         assert named in done.stderr and len(done.stderr.splitlines()) == 1
-    assert not (tmp_path / "to" / "README.md").exists()
+    assert not (tmp_path / "to").exists()
 
 
 def test_sets_come_before_the_flags_of_evaluate(finished, tmp_path):

@@ -90,13 +90,13 @@ def fitting():
 def find(folder: Path, resume: str | None, options: dict, free: tuple[str, ...]) -> dict | None:
     """The state to go on from, or None to start anew.
 
-    resume: "auto" for the last checkpoint of `folder` if it has one, a path, or None to start anew, which an
-    unfinished run in `folder` forbids. Where the file is damaged, the one before is taken and a line says so.
-    Options outside `free` must be those of the checkpoint. Raises UserError.
+    resume: "auto" for the last checkpoint of `folder` if it has one, a path, or None to start anew, which a run
+    in `folder` forbids if it is unfinished or of other options. Where the file is damaged, the one before is
+    taken and a line says so. Options outside `free` must be those of the checkpoint. Raises UserError.
     """
     present = [folder / name for name in NAMES if (folder / name).exists()]
     if resume is None and present:
-        _refuse_unfinished(folder, present[0])
+        _refuse_to_replace(folder, present[0], options, free)
     if resume is None or (resume == "auto" and not present):
         return None
     if resume != "auto":
@@ -110,8 +110,8 @@ def find(folder: Path, resume: str | None, options: dict, free: tuple[str, ...])
     return state
 
 
-def _refuse_unfinished(folder: Path, last: Path) -> None:
-    """A run of hours is not to be lost because the command was repeated without --resume."""
+def _refuse_to_replace(folder: Path, last: Path, options: dict, free: tuple[str, ...]) -> None:
+    """A run of hours is not to be lost to a command without --resume; only its own may repeat it from the start."""
     try:
         state = read(last)
         finished = state["experiment"] == state["options"].get("num_exp")
@@ -120,6 +120,9 @@ def _refuse_unfinished(folder: Path, last: Path) -> None:
     if not finished:
         raise UserError(f"--save_path: {folder} holds an unfinished run; continue it with --resume auto, or choose "
                         "another folder, or delete that one")
+    if differ := differences(state["options"], options, free):
+        raise UserError(f"--save_path: {folder} holds a finished run with {differ}; choose another folder, or delete "
+                        "that one")
 
 
 def _newest_whole(paths: list[Path]) -> tuple[dict, Path]:
@@ -128,8 +131,8 @@ def _newest_whole(paths: list[Path]) -> tuple[dict, Path]:
             return read(path), path
         except UserError as error:
             if path == paths[-1]:
-                raise UserError(f"--resume: {error}; there is no older checkpoint: start anew with another "
-                                "--save_path") from None
+                raise UserError(f"--resume: {error}; there is no older one: name another checkpoint.pt, or start anew "
+                                "with another --save_path") from None
             print(f"note: {error}; going on from the checkpoint before", flush=True)
 
 

@@ -95,7 +95,7 @@ def check_sizes(data: RealData, ipc: int, aug: bool):
                         f"{data.class_sizes[smallest]} training images; choose at most that many")
     if aug and (data.image_shape[1] % 2 or data.image_shape[2] % 2):
         raise UserError(f"--aug: images of {data.image_shape[1]}x{data.image_shape[2]} cannot be halved; "
-                        "leave --aug out or choose an even size")
+                        "choose --no-aug or an even --im_size")
 
 
 def selected(options) -> int:

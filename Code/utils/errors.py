@@ -9,4 +9,4 @@ class UserError(Exception):
 
 def reason(error: Exception) -> str:
     """The first line of what an exception says, at most 200 characters, or its name where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(": ")

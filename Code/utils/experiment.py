@@ -31,9 +31,14 @@ def main(description: str, **defaults) -> None:
 
 
 @contextlib.contextmanager
-def reported():
-    """Around a whole script: bad input and signals end it with one line and the exit code that belongs to them."""
+def reported(alone: bool = False):
+    """Around a whole script: bad input and signals end it with one line and the exit code that belongs to them.
+
+    alone: it cannot share its work with others, which torchrun would start.
+    """
     try:
+        if alone and processes.started_by_torchrun():
+            raise UserError("torchrun: this script runs in one process alone; start it with python3")
         yield
     except (UserError, processes.Lost) as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
@@ -74,8 +79,13 @@ def load_data(args) -> RealData:
 def check(args, data: RealData) -> None:
     """UserError where options, data and networks do not go together, before anything is computed or written."""
     distill.check(data, args)
+    check_networks([args.model, *evaluation.models(args.eval_mode, args.model)], data)
+
+
+def check_networks(models: list[str], data: RealData) -> None:
+    """UserError where a network does not fit the images."""
     channel, *size = data.image_shape
-    for model in (args.model, *evaluation.models(args.eval_mode, args.model)):
+    for model in models:
         with torch.device("meta"):  # where a network costs nothing
             get_network(model, channel, data.num_classes, tuple(size))
 

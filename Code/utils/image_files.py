@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -141,7 +141,8 @@ class _Images(Dataset):
                 pixels = np.array(ImageOps.fit(image, (self.size, self.size), Image.Resampling.BICUBIC)
                                   if image.size != (self.size, self.size) else image)
         except Exception as error:  # Pillow's decoders raise many kinds
-            return self.broken, f"{self.names[k]} is not a readable image ({reason(error)}); replace or remove it"
+            why = "of no known format" if isinstance(error, UnidentifiedImageError) else reason(error)
+            return self.broken, f"{self.names[k]} is not a readable image ({why}); replace or remove it"
         return torch.from_numpy(pixels.reshape(self.size, self.size, -1)).permute(2, 0, 1), ""
 
 

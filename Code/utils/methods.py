@@ -4,6 +4,7 @@ A method differs from another in this table and nowhere else: one engine runs th
 """
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -83,11 +84,14 @@ def find(name: str) -> Method:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # whatever the user's module raises
-        raise UserError(f"cannot import {name!r} ({reason(error)})") from None
+        raise UserError(f"cannot import {name!r} ({reason(error)}); {module}.py belongs into the current "
+                        "directory") from None
     if isinstance(found, Method):
         return found
-    if not callable(found):
-        raise UserError(f"{name!r} is neither a function of (z_syn, z_real, options) nor a Method")
+    try:
+        inspect.signature(found).bind("z_syn", "z_real", "options")
+    except (TypeError, ValueError):  # not callable, or not with these
+        raise UserError(f"{name!r} is neither a function of (z_syn, z_real, options) nor a Method") from None
     return Method(found)
 
 

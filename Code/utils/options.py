@@ -99,9 +99,12 @@ def _name_in(table, what: str):
     return _checked(check)
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Help with defaults, and the commands of a script's docstring as they stand."""
+
+
 def new_parser(description: str) -> Parser:
-    return Parser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-                  allow_abbrev=False)
+    return Parser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
 
 
 def build_parser(description: str, defaults: dict) -> Parser:
@@ -153,7 +156,7 @@ def add_data(parser: Parser):
     flag("--compile", action="store_true", default=None,
          help="compile the networks; None: on a CPU, in runs of 1,000 iterations or more, and for evaluated networks "
               "that are trained on 40,000 images or more, all epochs together")
-    flag("--no_compile", dest="compile", action="store_false", help="never do")
+    flag("--no_compile", dest="compile", action="store_false", default=argparse.SUPPRESS, help="never do")
 
 
 def _add_images(parser: Parser):
@@ -209,7 +212,9 @@ def _add_pool(parser: Parser):
 
 def _add_run(parser: Parser):
     flag = parser.add_argument_group("run").add_argument
-    flag("--eval_interval", type=integer(1), default=100, help="iterations between evaluations")
+    flag("--eval_interval", type=integer(1), default=100,
+         help="iterations between evaluations; as published, each resets the accuracies of the pool, which weigh the "
+              "cross-entropy, so it changes the images")
     flag("--checkpoint_minutes", type=number(0), default=10.0,
          help="minutes between checkpoints; there is one after each evaluation, too")
     flag("--resume", metavar="PATH", help="go on from this checkpoint, or auto: from the last in the result folder, "

@@ -28,6 +28,10 @@ class Lost(Exception):
     exit_code = 1
 
 
+def started_by_torchrun() -> bool:
+    return dist.is_torchelastic_launched()
+
+
 def count() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
@@ -39,7 +43,7 @@ def rank() -> int:
 @contextlib.contextmanager
 def joined(device: torch.device):
     """Around a run: joins the other processes that torchrun started, if it did. Only the first one prints."""
-    if not dist.is_torchelastic_launched():
+    if not started_by_torchrun():
         yield
         return
     backend = "cpu:gloo"

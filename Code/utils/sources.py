@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +76,14 @@ class Source:
 
     def _published(self, data_path: Path, size: int) -> Arrays:
         if self.download and not all((data_path / file).is_file() for file in self.files):
-            with contextlib.redirect_stdout(io.StringIO()):
-                self.download(data_path)
+            existed = data_path.exists()
+            try:
+                with contextlib.redirect_stdout(io.StringIO()):
+                    self.download(data_path)
+            except Exception:
+                if not existed:  # what was begun there
+                    shutil.rmtree(data_path, ignore_errors=True)
+                raise
         return self.read(data_path, size)
 
 

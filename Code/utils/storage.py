@@ -47,13 +47,13 @@ def write_whole(path: Path, write) -> None:
 
 
 @contextlib.contextmanager
-def writing(path: Path):
+def writing(path: Path, then: str = "continue with --resume auto"):
     """Around writing to `path`: what the system refuses (a full disk, a vanished folder) becomes a UserError."""
     try:
         yield
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); make room or put the folder right, "
-                        "then continue with --resume auto") from None
+                        f"then {then}") from None
 
 
 @contextlib.contextmanager
@@ -88,14 +88,14 @@ def remove_temporary(folder: Path, *names: str) -> None:
     remove(folder, *(f".{name}.????????" for name in names))
 
 
-def make_folder(path: Path) -> Path:
-    """Creates a folder that can be written to, or raises UserError."""
+def make_folder(path: Path, flag: str = "--save_path") -> Path:
+    """Creates a folder that can be written to, or raises UserError, which names the flag."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise UserError(f"--save_path: cannot write to {path} ({error.strerror}); choose another folder") from None
+        raise UserError(f"{flag}: cannot write to {path} ({error.strerror}); choose another folder") from None
     return path
 
 
@@ -124,7 +124,8 @@ def load(path: str | Path) -> dict:
             why = "it is damaged, or holds more than tensors and plain values, which could run code"
         elif why.startswith(("EOFError", "PytorchStreamReader")):
             why = "it is damaged or incomplete"
-        raise UserError(f"{path}: not a readable synthetic set ({why}); name another or make it again") from None
+        raise UserError(f"{path}: not a readable synthetic set ({why}); name a set that a run saved, or make "
+                        "it again") from None
 
 
 def _read(path: Path):
@@ -269,7 +270,7 @@ def write_json(path: Path, content: dict) -> None:
 
 def append_json(path: Path, content: dict) -> None:
     """Appends one line to a JSON-lines file. UserError where it cannot be written."""
-    with writing(path), path.open("a") as file:
+    with writing(path, then="start again"), path.open("a") as file:
         file.write(json.dumps(content) + "\n")
 
 
