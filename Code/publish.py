@@ -21,13 +21,14 @@ from utils.experiment import percent, reported, table_cell
 
 TITLE = """# Distilled sets
 
-Made by the commands in the cards (`.json`), written by `Code/publish.py`. From `Code/`:
+Made by the commands in the cards (`.json`), written by `Code/publish.py`. In Python, from `Code/`, ready to train on:
 
-    images, labels = utils.load_synthetic("../Distilled/MNIST/BACON_ipc10.pt")    # ready to train on
-    python3 -u evaluate.py --synthetic ../Distilled/MNIST/BACON_ipc10.pt          # the accuracy below
+    images, labels = utils.load_synthetic("../Distilled/MNIST/BACON_ipc10.pt")
 
-Mean and standard deviation over (n) networks. Images are stored in 8 bits; the last but one column is the accuracy
-of the set before that, trained with the same draws.
+The accuracies are mean and standard deviation over (n) networks, and each card has the command that gives them
+("evaluated by"). Where that trains for fewer epochs than the set's own run, whose accuracies the card has, too, they
+are lower. Images are stored in 8 bits; the last but one column is the accuracy of the set before that, trained with the
+same draws.
 
 """
 OWN_MACHINE = ("data_path", "save_path", "resume", "device")  # options that say nothing to others

@@ -102,12 +102,13 @@ def test_one_seed_decides_everything(tmp_path):
 
 
 def test_ten_lines_of_the_readme(result):
-    """The README's loading example, run as it stands but for the path."""
-    block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)
+    """The README's loading example, run as it stands but for the path, and the test that follows it."""
+    block, test = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[:2]
     code = re.sub(r'"[^"]*\.pt"', repr(str(result[0] / f"res_{RUN}.pt")), block)
     assert code != block and len(block.strip().splitlines()) <= 10
-    done = subprocess.run([sys.executable, "-c", code], cwd=CODE, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code + test], cwd=CODE, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert 0.1 < float(re.search(r"0\.\d+", done.stdout).group()) < 1
 
 
 PUBLISHED = [line.split()[2:] for line in (ROOT / "Command.txt").read_text().splitlines()
