@@ -50,8 +50,8 @@ def test_first_classes(digits):
     assert torch.equal(few.images, data.images[data.labels < 3]) and int(few.test_labels.max()) == 2
 
 
-@pytest.mark.parametrize("method, flags", [("herding", []), ("utils.losses:mean_matching", []),
-                                           ("utils.losses:mean_matching", ["--only", "reference"])])
+@pytest.mark.parametrize("method, flags", [("herding", []), ("utils.methods:_mean", []),
+                                           ("utils.methods:_mean", ["--only", "reference"])])
 def test_method_that_cannot_be_timed_is_one_line(method, flags, tmp_path):
     """One without iterations, and one of one's own, of which there is no literal loop."""
     done = call_script("benchmark.py", *SMALL, "--method", method, *flags, "--save_path", tmp_path, expect=2)
