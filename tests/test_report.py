@@ -78,7 +78,7 @@ def test_page_holds_what_the_run_left(page, result):
 
 def test_network_is_the_one_that_the_run_evaluated(page, result):
     """So its accuracy is the first that the run recorded for this set."""
-    shown = re.search(r"trained on the set for 3 epochs, classifies ([\d.]+) % of the ([\d,]+) test images", text_of(page))
+    shown = re.search(r"for 3 epochs, classifies ([\d.]+) % of the ([\d,]+) test images correctly", text_of(page))
     recorded = storage.read_json_lines(result / RUN / "metrics.jsonl")[1]["accuracies"][0]
     assert float(shown[1]) == pytest.approx(100 * recorded, abs=0.005)
 

@@ -228,7 +228,7 @@ def test_path_elsewhere_does_not_overwrite_a_run(killed, tmp_path):
 
 
 def test_finished_run(whole, tmp_path):
-    """--resume leaves it as it is; without, a new one of the same options takes its place, as with the published scripts."""
+    """--resume leaves it as it is; without, a new one of the same options takes its place, as in the published code."""
     copy(whole, tmp_path)
     child = children.run(tmp_path, *RESUME)
     assert "2 of 2 experiments are finished" in child.output() and left(tmp_path) == left(whole)
