@@ -118,13 +118,13 @@ def distil(experiment: int, record: "Record", interrupts: Interrupts, state: dic
             due = iteration == args.Iteration or (iteration and iteration % args.eval_interval == 0)
             if due and not record.has(experiment, iteration):
                 distillation.check()
-                with progress.paused():
-                    try:
+                try:
+                    with progress.paused():
                         record.evaluate(distillation, experiment, iteration, seconds(), interrupts.check)
-                    except Exception:  # such as a signal or too little memory
-                        if not record.has(experiment, iteration):
-                            save(iteration)
-                        raise
+                except Exception:  # such as a signal or too little memory
+                    if not record.has(experiment, iteration):
+                        save(iteration)
+                    raise
                 distillation.pool.reset_accuracies()
                 if iteration < args.Iteration:
                     save(iteration)

@@ -34,8 +34,10 @@ class Progress:
     def paused(self):
         """Around other work in between, which is not to count in images per second."""
         begun = time.monotonic()
-        yield
-        self.paused_for += time.monotonic() - begun
+        try:
+            yield
+        finally:
+            self.paused_for += time.monotonic() - begun
 
     def update(self, details: Callable[[], dict[str, float]] = dict, steps: int = 1):
         self.done += steps
