@@ -45,7 +45,7 @@ def clock(of: torch.device) -> float:
     return time.perf_counter()
 
 
-def timed(of: torch.device, work: Callable[[], object], least: float = 0.25) -> float:
+def timed(of: torch.device, work: Callable[[], object], least: float = 0.1) -> float:
     """Seconds of one call, the mean of as many as take `least` seconds together."""
     calls = 1
     while True:
