@@ -160,8 +160,9 @@ def main() -> None:
             sets = stored_sets(args, record, data)
             formation = record["meta"].get("formation", 2 if args.aug else 1)
             ready, ipc = storage.ready({**record, "data": sets}, formation), int(sets[0][1].bincount().max())
-            evaluator, models = Evaluator(args, data), evaluation.models(args.eval_mode, args.model)
+            models = evaluation.models(args.eval_mode, args.model)
             check_networks(models, data)
+            evaluator = Evaluator(args, data)
             for model in models:
                 accuracy = evaluator.add("the set", model, len(ready), ready.__getitem__)
                 if args.fair:

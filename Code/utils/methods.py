@@ -3,6 +3,7 @@
 A method differs from another in this table and nowhere else: one engine runs them all.
 """
 
+import contextlib
 import importlib
 import inspect
 import sys
@@ -89,8 +90,9 @@ def find(name: str) -> Method:
     if isinstance(found, Method):
         return found
     try:
-        inspect.signature(found).bind("z_syn", "z_real", "options")
-    except (TypeError, ValueError):  # not callable, or not with these
+        with contextlib.suppress(ValueError):  # of a callable that does not tell its arguments
+            inspect.signature(found).bind("z_syn", "z_real", "options")
+    except TypeError:  # not callable, or not with these
         raise UserError(f"{name!r} is neither a function of (z_syn, z_real, options) nor a Method") from None
     return Method(found)
 

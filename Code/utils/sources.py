@@ -81,8 +81,8 @@ class Source:
                 with contextlib.redirect_stdout(io.StringIO()):
                     self.download(data_path)
             except Exception:
-                if not existed:  # what was begun there
-                    shutil.rmtree(data_path, ignore_errors=True)
+                if not existed and not any(path.is_file() for path in data_path.rglob("*")):
+                    shutil.rmtree(data_path, ignore_errors=True)  # empty folders; a file that came is not to come again
                 raise
         return self.read(data_path, size)
 
