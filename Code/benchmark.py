@@ -25,18 +25,18 @@ from matplotlib.figure import Figure
 from torch.utils.flop_counter import FlopCounterMode
 
 from utils import data as datasets
-from utils import device, evaluation, experiment, figures, methods, options, processes, storage
+from utils import device, evaluation, experiment, figures, files, methods, options, processes, storage
 from utils.distill import Distillation
 from utils.draws import generator
-from utils.errors import UserError
+from utils.errors import UserError, reason
 from utils.networks import get_network
 from utils.passes import Passes
+from utils.record import run_name
 
-DEFAULTS = {"dataset": "MNIST", "model": "ConvNet", "ipc": 10, "lr_img": 0.2, "net_decay": True, "embed_last": 1000,
-            "syn_ce": True, "ce_weight": 0.5, "train_net_num": 1, "aug": True, "precision": "fp32"}
 ITERATION = ("image update", "pool training")
 EPOCHS = 3  # of a training that is timed
-GROWTH = {"classes": ((10, 50, 100, 200), 10), "images per class": ((1, 10, 50), 10)}  # what grows, how; the other
+# What grows: its values, and that of the other.
+GROWTH = {"classes": ((10, 50, 100, 200), 10), "images per class": ((1, 10, 50), 10)}
 
 
 def clock(of: torch.device) -> float:
@@ -53,7 +53,7 @@ def timed(of: torch.device, work: Callable[[], object], least: float = 0.1) -> f
         for _ in range(calls):
             work()
         seconds = clock(of) - begun
-        if seconds >= least:
+        if processes.agree(seconds >= least):
             return seconds / calls
         calls *= 2
 
@@ -66,14 +66,6 @@ def evaluation_parts(data: datasets.RealData, args, images: torch.Tensor):
     network = get_network(args.model, channel, data.num_classes, tuple(size), seed=0)
     few = Namespace(**vars(args) | {"epoch_eval_train": EPOCHS - 1})
     return images, labels.to(data.device), network.to(data.device), few
-
-
-def update(engine: Distillation) -> None:
-    """The image updates of an iteration, with the pool's growth."""
-    engine.pool.grow(1)
-    for loop in range(engine.options.outer_loop):
-        for member in engine.pool.matching(1, loop):
-            engine.update_images(member, 1, loop)
 
 
 def time_engine(data: datasets.RealData, args) -> dict[str, float]:
@@ -92,7 +84,7 @@ def time_engine(data: datasets.RealData, args) -> dict[str, float]:
     engine.step(0)
     epochs()
     test()
-    return {"image update": timed(data.device, lambda: update(engine)),
+    return {"image update": timed(data.device, lambda: engine.match(1)),
             "pool training": timed(data.device, lambda: engine.pool.train(1)),
             "evaluation epoch": timed(data.device, epochs) / EPOCHS, "test pass": timed(data.device, test)}
 
@@ -114,11 +106,16 @@ def time_reference(data: datasets.RealData, args) -> dict[str, float]:
     def epochs():
         evaluate_synset(network, images, labels, few, generator(0))
 
+    def test():
+        accuracy_on_test_images(network, data)
+
     loop.step(0)
     epochs()
+    if data.device.type == "cuda":  # where a first call prepares much
+        test()
     return {**{phase: timed(data.device, lambda work=work: work(1)) for phase, work in phases.items()},
             "evaluation epoch": timed(data.device, epochs) / EPOCHS,
-            "test pass": timed(data.device, lambda: accuracy_on_test_images(network, data))}
+            "test pass": timed(data.device, test)}
 
 
 LOOPS = {"engine": time_engine, "reference": time_reference}
@@ -129,14 +126,14 @@ def matmul_rate(of: torch.device, precision: str) -> float:
     size = 8192 if of.type == "cuda" else 2048
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     a = torch.randn(size, size, device=of, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
-    return 2 * size**3 / min(timed(of, lambda: a @ a, 0) for _ in range(10))
+    return 2 * size**3 / min(timed(of, lambda: a @ a, 0.02) for _ in range(10))
 
 
 def copy_rate(of: torch.device) -> float:
     """Bytes per second, read and written, of copying 256 MB, the best of ten."""
     a = torch.ones(2**26, device=of)
     b = torch.empty_like(a)
-    return 2 * a.nbytes / min(timed(of, lambda: b.copy_(a), 0) for _ in range(10))
+    return 2 * a.nbytes / min(timed(of, lambda: b.copy_(a), 0.02) for _ in range(10))
 
 
 def operations(data: datasets.RealData, args) -> dict[str, float]:
@@ -171,7 +168,7 @@ def compare(data: datasets.RealData, args) -> None:
              for precision in dict.fromkeys(("fp32", "bf16", args.precision))}
     copied, work = copy_rate(data.device), operations(data, args)
     result = circumstances(data, args) | {"matmul": rates, "copy": copied, "phases": {}}
-    print(f"{experiment.run_name(args)}, {args.precision}, {'' if result['compiled'] else 'not '}compiled; "
+    print(f"{run_name(args)}, {args.precision}, {'' if result['compiled'] else 'not '}compiled; "
           f"{result['machine']}; median of {args.rounds} rounds\nmatrix products: "
           + ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {precision}" for precision, rate in rates.items())
           + f"; copying: {copied / 1e9:.1f} GB/s")
@@ -188,8 +185,8 @@ def compare(data: datasets.RealData, args) -> None:
               f"{'-' if share is None else f'{100 * share:.0f}%':>6} {ratio:6.2f} {rate / 1e9:8.0f} "
               f"{100 * rate / rates[args.precision]:8.0f}%")
         result["phases"][phase] = {**seconds, "ratio": ratio, "share": share, "flops_per_second": rate}
-    storage.write_json(args.save_path / f"benchmark_{experiment.run_name(args)}.json", result)
-    print(json.dumps(result))
+    how = f"{args.precision}{'_compiled' * result['compiled']}"
+    files.write_json(args.save_path / f"benchmark_{run_name(args)}_{how}.json", result)
 
 
 def circumstances(data: datasets.RealData, args) -> dict:
@@ -197,6 +194,15 @@ def circumstances(data: datasets.RealData, args) -> dict:
     return {"command": sys.argv, "machine": device.describe(data.device), "date": time.strftime("%Y-%m-%d"),
             "torch": str(torch.__version__), "compiled": Passes(args, data.device).compiled,
             "options": vars(args) | {"data_path": str(args.data_path), "save_path": str(args.save_path)}}
+
+
+def check_compiler(of: torch.device) -> None:
+    """UserError where networks would go on uncompiled, as they do quietly in a run."""
+    try:
+        torch.compile(torch.neg)(torch.ones(2, device=of))
+    except Exception as error:  # of many kinds
+        raise UserError(f"--compile: PyTorch cannot compile here ({reason(error)}); install a compiler, or leave it "
+                        "out") from None
 
 
 def first_classes(data: datasets.RealData, count: int) -> datasets.RealData:
@@ -217,14 +223,14 @@ def grow(data: datasets.RealData, args) -> None:
                 continue
             engine = Distillation(first_classes(data, classes), Namespace(**vars(args) | {"ipc": ipc}))
             engine.step(0)
-            phases = {"image update": lambda engine=engine: update(engine),
+            phases = {"image update": lambda engine=engine: engine.match(1),
                       "pool training": lambda engine=engine: engine.pool.train(1)}
             seconds = {phase: float(np.median([timed(data.device, work) for _ in range(args.rounds)]))
                        for phase, work in phases.items()}
             points.append({"growing": what, "classes": classes, "ipc": ipc, "seconds": seconds})
             print(f"{classes} classes, {ipc} images per class: "
                   + ", ".join(f"{phase} {value:.3f} s" for phase, value in seconds.items()), flush=True)
-    storage.write_json(args.save_path / "growth.json", circumstances(data, args) | {"points": points})
+    files.write_json(args.save_path / "growth.json", circumstances(data, args) | {"points": points})
     plot(points, f"{data.name}, {args.model}, {data.image_shape[1]}x{data.image_shape[2]}",
          args.save_path / "growth.png")
     print(f"{args.save_path}: growth.json, growth.png")
@@ -257,7 +263,8 @@ def add_flags(parser: options.Parser) -> None:
 
 
 def main() -> None:
-    args = options.parse(__doc__, add_flags=add_flags, **DEFAULTS)
+    args = options.parse(__doc__, add_flags=add_flags, **options.PUBLISHED_MNIST,
+                         precision="tf32" if torch.cuda.is_available() else "fp32")
     if methods.find(args.method).objective is None:
         raise UserError(f"--method {args.method}: has no iterations to time; choose BACON, IDM or DM")
     if args.method not in methods.METHODS and args.only != "engine" and not args.growth:
@@ -267,12 +274,13 @@ def main() -> None:
         device.keep_freed_memory()
     with processes.joined(device.choose(args.device)):
         data = experiment.load_data(args)
+        if Passes(args, data.device).compiled and args.only != "reference":
+            check_compiler(data.device)
         if args.only:
             print(json.dumps(LOOPS[args.only](data, args)))
-        elif storage.make_folder(args.save_path) and args.growth:
-            grow(data, args)
-        else:
-            compare(data, args)
+            return
+        files.make_folder(args.save_path)
+        (grow if args.growth else compare)(data, args)
 
 
 if __name__ == "__main__":

@@ -20,16 +20,16 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmark import DEFAULTS
-from utils import checkpoint, device, experiment, figures, methods, options, storage
+from utils import checkpoint, device, experiment, figures, files, methods, options, storage
 from utils.distill import Distillation
 from utils.errors import UserError
+from utils.record import run_name, table_cell
 
 TIMED_SECONDS, TIMED_ITERATIONS = 10, 3  # to learn how long an iteration takes
 
 
 def set_path(args) -> Path:
-    return args.save_path / f"res_{experiment.run_name(args)}.pt"
+    return args.save_path / f"res_{run_name(args)}.pt"
 
 
 def is_finished(args) -> bool:
@@ -37,7 +37,7 @@ def is_finished(args) -> bool:
     if not set_path(args).exists():
         return False
     meta, wanted = storage.load(set_path(args))["meta"], vars(args)
-    if differ := checkpoint.differences(meta["options"], wanted, options.FREE_ON_RESUME):
+    if differ := checkpoint.differences(meta["options"], wanted):
         raise UserError(f"--save_path: {set_path(args)} was made with {differ}; choose another folder")
     return meta["iteration"] == [args.Iteration] * args.num_exp
 
@@ -49,7 +49,7 @@ def summarise(method: str, cells: list[argparse.Namespace]) -> list[dict]:
     """
     records = [storage.load(set_path(args)) for args in cells]
     lines = [line for args in cells for line in
-             storage.read_json_lines(args.save_path / experiment.run_name(args) / "metrics.jsonl")]
+             files.read_json_lines(args.save_path / run_name(args) / "metrics.jsonl")]
     rows = []
     for network in records[0]["accs_all_exps"]:
         accuracies = [a for record in records for a in record["accs_all_exps"][network]]
@@ -66,7 +66,7 @@ def table(dataset: str, rows: list[dict]) -> str:
     lines = [f"| {dataset} | images per class | iterations | network | test accuracy, % | networks | seconds per set |",
              "| --- | --: | --: | --- | --: | --: | --: |"]
     lines += [f"| {row['method']} | {row['ipc']} | {row['iterations']} | {row['network']} | "
-              f"{experiment.table_cell(row['accuracies'])} | {len(row['accuracies'])} | {row['seconds']:.0f} |"
+              f"{table_cell(row['accuracies'])} | {len(row['accuracies'])} | {row['seconds']:.0f} |"
               for row in rows]
     return "\n".join(lines) + "\n"
 
@@ -90,7 +90,8 @@ def plot(dataset: str, rows: list[dict], path: Path) -> None:
 
 def cell(method: str, ipc: int, seed: int, shared: argparse.Namespace) -> argparse.Namespace:
     """The options of one run: the method with its own flags, then what all runs share."""
-    folder = shared.save_path / f"{re.sub(r'[^A-Za-z0-9.]+', '_', method)}_{ipc}ipc_seed{seed}"
+    name = re.sub(r"[^\w.-]", "_", "_".join(word.removeprefix("--") for word in method.split()))
+    folder = shared.save_path / f"{name}_{ipc}ipc_seed{seed}"
     flags = ["--method", *method.split(), "--ipc", str(ipc), "--seed", str(seed), "--save_path", str(folder),
              "--resume", "auto"]
     return options.parse(__doc__, flags, **vars(shared))
@@ -102,10 +103,11 @@ def affordable(args, minutes: float) -> int:
     distillation = Distillation(experiment.load_data(args), args)
     distillation.step(0)
     begun, done = time.monotonic(), 0
-    while done < TIMED_ITERATIONS or time.monotonic() - begun < min(TIMED_SECONDS, 6 * minutes):
-        done += 1
-        distillation.step(done)
-        distillation.check()  # which waits for a GPU
+    while time.monotonic() - begun < min(TIMED_SECONDS, 6 * minutes):
+        for _ in range(TIMED_ITERATIONS):
+            done += 1
+            distillation.step(done)
+        distillation.check_finite()  # which waits for a GPU
     return max(1, int(60 * minutes * done / (time.monotonic() - begun)))
 
 
@@ -126,17 +128,18 @@ def set_budget(runs: list[tuple[str, list[argparse.Namespace]]], minutes: float,
             args.compile = bool(args.compile)
         if name not in kept["iterations"]:
             kept["iterations"][name] = affordable(cells[0], minutes)
-            storage.write_json(path, kept)
+            files.write_json(path, kept)
         print(f"{name}: {kept['iterations'][name]} iterations in {minutes:g} minutes", flush=True)
         for args in cells:
             args.Iteration = kept["iterations"][name]
 
 
 def main() -> None:
-    parser = options.build_parser(__doc__, DEFAULTS | {"num_exp": 1})
+    parser = options.build_parser(__doc__, options.PUBLISHED_MNIST | {"num_exp": 1})
     parser.add_argument("--methods", nargs="+", required=True, help="methods, each with flags of its own if quoted")
-    parser.add_argument("--ipcs", type=int, nargs="+", default=[10], help="images per class")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="a set for each of these seeds")
+    parser.add_argument("--ipcs", type=options.integer(1), nargs="+", default=[10], help="images per class")
+    parser.add_argument("--seeds", type=options.integer(0, options.MOST_SEED), nargs="+", default=[0],
+                        help="a set for each of these seeds")
     parser.add_argument("--minutes", type=options.number(0, above=True),
                         help="distil for so long in place of --Iteration")
     shared = parser.parse_args()
@@ -144,18 +147,20 @@ def main() -> None:
         if getattr(shared, one) != parser.get_default(one):
             parser.error(f"--{one}: name it with --{several}")
     names, ipcs, seeds, minutes = (vars(shared).pop(name) for name in ("methods", "ipcs", "seeds", "minutes"))
+    names, ipcs, seeds = (list(dict.fromkeys(values)) for values in (names, ipcs, seeds))
     runs = [(method, [cell(method, ipc, seed, shared) for seed in seeds]) for ipc in ipcs for method in names]
-    storage.make_folder(shared.save_path)
+    files.make_folder(shared.save_path)
     if minutes:
         set_budget(runs, minutes, shared.save_path / "budget.json")
     waiting = [(method, args) for method, cells in runs for args in cells if not is_finished(args)]
+    for _, args in waiting:  # what cannot run is found before hours of work
+        experiment.check(args, experiment.load_data(args))
     for k, (method, args) in enumerate(waiting, 1):
         print(f"== run {k}/{len(waiting)}: {method}, IPC {args.ipc}, seed {args.seed}", flush=True)
         experiment.run(args)
     rows = [row for method, cells in runs for row in summarise(method, cells)]
-    storage.write_whole(shared.save_path / "compare.md",
-                        lambda file: file.write(table(shared.dataset, rows).encode()))
-    storage.write_json(shared.save_path / "compare.json", {
+    files.write_text(shared.save_path / "compare.md", table(shared.dataset, rows))
+    files.write_json(shared.save_path / "compare.json", {
         "command": sys.argv, "machine": device.describe(device.choose(shared.device)),
         "date": time.strftime("%Y-%m-%d"), "rows": rows})
     plot(shared.dataset, rows, shared.save_path / "compare.png")

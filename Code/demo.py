@@ -19,6 +19,7 @@ from utils import data as datasets
 from utils import evaluation, experiment, figures, options, storage
 from utils.distill import initial_images
 from utils.draws import Draws
+from utils.record import Record, accuracies_of, percent
 
 WHOLE_SET_EPOCHS = 20
 
@@ -37,7 +38,7 @@ def accuracy_of(images: Tensor, formation: int, data: datasets.RealData, args, n
     return evaluation.evaluate(expanded, labels, data, args.model, args, Draws(args.seed), (name,))
 
 
-def compare(ipc: int, save_path: str) -> tuple[list[Row], experiment.Record]:
+def compare(ipc: int, save_path: str) -> tuple[list[Row], Record]:
     """Distils at one IPC and evaluates it, random real images and the start by the same protocol."""
     args = options.parse(__doc__, ["--ipc", str(ipc), "--save_path", save_path, "--resume", "auto"], **DEFAULTS)
     record = experiment.run(args)
@@ -46,7 +47,7 @@ def compare(ipc: int, save_path: str) -> tuple[list[Row], experiment.Record]:
     start = accuracy_of(initial_images(data, draws, ipc, aug=True), 2, data, args, "start")
     return [Row("random real images", ipc, random),
             Row("random 2x2 formation (the start)", ipc, start),
-            Row("BACON", ipc, record.accuracies(record.last, args.model))], record
+            Row("BACON", ipc, accuracies_of(record.last, args.model))], record
 
 
 def whole_set() -> Row:
@@ -54,10 +55,10 @@ def whole_set() -> Row:
     data = experiment.load_data(args)
     accuracies = evaluation.evaluate(data.normalise(data.images), data.labels, data, args.model, args,
                                      Draws(args.seed), ("whole",))
-    return Row(f"whole training set ({WHOLE_SET_EPOCHS} epochs)", len(data.labels) // data.num_classes, accuracies)
+    return Row(f"whole training set ({WHOLE_SET_EPOCHS + 1} epochs)", len(data.labels) // data.num_classes, accuracies)
 
 
-def plot(compared: list[tuple[list[Row], experiment.Record]], path: Path) -> None:
+def plot(compared: list[tuple[list[Row], Record]], path: Path) -> None:
     """Accuracy against iteration from the start on, with the standard deviation over networks."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
@@ -84,7 +85,7 @@ def main() -> None:
     plot(compared, curve)
     print(f"\n{'trained on':36} images per class   test accuracy ({len(rows[0].accuracies)} networks)")
     for row in rows:
-        print(f"{row.what:36} {row.stored:16}   {experiment.percent(row.accuracies)}")
+        print(f"{row.what:36} {row.stored:16}   {percent(row.accuracies)}")
     for record in records:
         print(f"\nIPC {record.args.ipc}: set {record.set_path.resolve()}")
         print(f"       picture {record.picture_path(0, record.last[0].iteration).resolve()}")

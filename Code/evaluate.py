@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils import device, evaluation, image_files, logs, options, storage
+from utils import device, evaluation, files, image_files, logs, networks, options, storage
 from utils.data import RealData
 from utils.distill import initial_images
 from utils.draws import Draws
 from utils.errors import UserError
-from utils.experiment import check_networks, load_data, percent, reported
+from utils.experiment import check_networks, load_data, reported
+from utils.record import percent
 
 PROTOCOL = ("dataset", "im_size", "model", "lr_net", "epoch_eval_train", "batch_train", "dsa_strategy", "seed")
 
@@ -34,7 +35,8 @@ def parse() -> tuple[Namespace, dict]:
     group = parser.add_argument_group("what to evaluate")
     group.add_argument("--synthetic", type=Path, required=True, help=".pt or .pkl file, or folder <class>/<image>")
     group.add_argument("--aug", action="store_true", help="its images are 2x2 formations (ours say so themselves)")
-    group.add_argument("--model", type=options.network_name, default="ConvNet", help="network of mode S")
+    group.add_argument("--model", type=options.accepted_by(networks.check_name), default="ConvNet",
+                       help="network of mode S")
     group.add_argument("--fair", action="store_true",
                        help="add random real images, the formation's start and the whole training set, with and "
                             "without augmentation, and DD-Ranking's measures")
@@ -94,7 +96,7 @@ class Evaluator:
 
     def __init__(self, args, data: RealData):
         self.args, self.data = args, data
-        self.records = storage.make_folder(args.save_path) / "evaluate.jsonl"
+        self.records = files.make_folder(args.save_path) / "evaluate.jsonl"
 
     def add(self, trained_on: str, model: str, count: int, make: Callable[[int], tuple[Tensor, Tensor]],
             formation: int = 1, **changes) -> float:
@@ -114,7 +116,7 @@ class Evaluator:
         augmented = "with DSA" if args.dsa_strategy != "none" else "no DSA"
         print(f"{model:12} {trained_on:36} {augmented:8} {percent(accuracies)} ({len(accuracies)} networks, "
               f"{logs.clock(seconds)})", flush=True)
-        storage.append_json(self.records, {
+        files.append_json(self.records, {
             "synthetic": str(args.synthetic), "trained_on": trained_on, "accuracies": accuracies, "mean": mean,
             "std": float(np.std(accuracies)), "seconds": round(seconds, 1), **{n: getattr(args, n) for n in PROTOCOL},
             "model": model, "date": time.strftime("%Y-%m-%d"), "machine": device.describe(self.data.device)})

@@ -15,9 +15,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from utils import options, paper, storage
+from utils import files, options, paper, storage
 from utils.errors import UserError
-from utils.experiment import percent, reported, table_cell
+from utils.experiment import reported
+from utils.record import percent, table_cell
 
 TITLE = """# Distilled sets
 
@@ -41,7 +42,7 @@ def evaluated(path: Path, flags: list[str]) -> list[dict]:
                                path, "--save_path", folder], check=False)
         if done.returncode:
             sys.exit(done.returncode)
-        return storage.read_json_lines(Path(folder) / "evaluate.jsonl")
+        return files.read_json_lines(Path(folder) / "evaluate.jsonl")
 
 
 def shared_command(command: list[str]) -> str:
@@ -82,9 +83,9 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
         if before["mean"] - after["mean"] > max(before["std"], after["std"], 0.005):
             raise UserError(f"{path}: in 8 bits {after['model']} reaches {percent(after['accuracies'])}, before "
                             f"{percent(before['accuracies'])}; it is not published")
-    target = storage.make_folder(to / meta["dataset"], "--to") / f"{meta['method']}_ipc{meta['ipc']}.pt"
-    storage.write_whole(target, lambda file: file.write(content))
-    storage.write_json(target.with_suffix(".json"), {
+    target = files.make_folder(to / meta["dataset"], "--to") / f"{meta['method']}_ipc{meta['ipc']}.pt"
+    files.write_whole(target, lambda file: file.write(content))
+    files.write_json(target.with_suffix(".json"), {
         "set": target.name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content),
         **{name: meta[name] for name in ("method", "dataset", "ipc", "model", "formation", "seed", "iteration")},
         "note": note, "command": command, **about, "chosen": meta["chosen"],
@@ -126,7 +127,7 @@ def main() -> None:
     with reported(alone=True):
         for path in args.sets:
             publish(path, args.to, args.note, flags)
-            storage.write_whole(args.to / "README.md", lambda file: file.write((TITLE + table(args.to)).encode()))
+            files.write_text(args.to / "README.md", TITLE + table(args.to))
 
 
 if __name__ == "__main__":

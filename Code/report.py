@@ -23,12 +23,13 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from evaluate import load_test_data
-from utils import augment, device, evaluation, figures, logs, methods, networks, options, paper, storage
+from utils import augment, device, evaluation, figures, files, logs, methods, networks, options, paper, storage
 from utils.data import RealData
 from utils.distill import initial_images
 from utils.draws import Draws
 from utils.errors import UserError, reason
-from utils.experiment import reported, table_cell
+from utils.experiment import reported
+from utils.record import table_cell
 
 PAGE_BYTES = 8_000_000  # of pixels, shared out among the views of the sets on a page
 PER_LINE = 10  # images of a class in a line
@@ -78,10 +79,8 @@ class Run:
                                  | {"synthetic": self.path})
         self.command, self.machine, self.date = shlex.join(about["command"]), about["machine"], about["date"]
         self.versions = ", ".join(f"{name} {version}" for name, version in self.meta["version"].items())
-        self.metrics = storage.read_json_lines(records / "metrics.jsonl")
-        self.losses = []
-        if (records / "losses.jsonl").exists():  # runs of earlier versions have none
-            self.losses = storage.read_json_lines(records / "losses.jsonl")
+        self.metrics = files.read_json_lines(records / "metrics.jsonl")
+        self.losses = files.read_json_lines(records / "losses.jsonl")
         self.class_names, self.formation = self.meta["class_names"], self.meta["formation"]
         self.iterations = self.meta["iteration"]
         self.protocol_epochs = about["options"]["epoch_eval_train"]
@@ -231,7 +230,8 @@ def start_of(run: Run, data: RealData) -> Tensor | None:
 def judge(run: Run, data: RealData) -> dict:
     """A network trained on the first experiment's set, with t-SNE of its embeddings and its confusion matrix.
 
-    It is the first of the networks that the run evaluated this set with, if the protocol is the run's.
+    It is the --model of the run, and the first that evaluated this set where --eval_mode takes it and the protocol is
+    the run's.
     """
     options = run.options
     images, targets = (part.to(data.device) for part in run.ready)
@@ -335,7 +335,7 @@ def markdown(text: str) -> str:
 
 def write(sections: list[dict], target: Path) -> None:
     """Writes report.html, report.md and the pictures of the latter, and removes those of an earlier report."""
-    folder = storage.make_folder(target / "report_files")
+    folder = files.make_folder(target / "report_files")
     for part in sections:
         part["files"] = save_pictures(part, folder)
     for old in set(folder.glob("run*.png")) - {folder / name for part in sections for name in part["files"].values()}:
@@ -349,14 +349,14 @@ def write(sections: list[dict], target: Path) -> None:
         text = templates.get_template(name).render(sections=sections, title=f"Distilled sets: {datasets}",
                                                    date=time.strftime("%Y-%m-%d"), open_classes=OPEN_CLASSES,
                                                    iterations=f"{paper.ITERATIONS:,}")
-        storage.write_whole(target / name, lambda file, text=text: file.write(text.encode()))
+        files.write_text(target / name, text)
 
 
 def main() -> None:
     with reported(alone=True):
         args = parse()
         runs = find_runs(args)
-        target = storage.make_folder(args.save_path or args.folders[0])
+        target = files.make_folder(args.save_path or args.folders[0])
         device.keep_freed_memory()
         sections = [section(k, run, PAGE_BYTES // len(runs), args.quick) for k, run in enumerate(runs, 1)]
         write(sections, target)

@@ -14,6 +14,8 @@ import torch
 from utils import data as datasets
 from utils import options
 
+if not os.environ.get("BACON_TEST_GPU"):  # tests are of the CPU, but for one in test_gpu.py
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 torch.set_num_threads(1)  # two test processes share two cores
 os.environ["OMP_NUM_THREADS"] = "1"
 

@@ -38,7 +38,7 @@ def test_table_json_and_plot(compared):
 def test_each_cell_has_its_own_options(compared):
     folder, _ = compared
     paths = {"random_1ipc_seed0/res_random": (0, False, 0), "random_aug_2ipc_seed1/res_random": (1, True, 0),
-             "DM_2ipc_seed1/res_DM": (1, False, 2), "BACON_no_aug_tv_weight_0_1ipc_seed1/res_BACON": (1, False, 2)}
+             "DM_2ipc_seed1/res_DM": (1, False, 2), "BACON_no-aug_tv_weight_0_1ipc_seed1/res_BACON": (1, False, 2)}
     assert len(sets(folder)) == 2 * 16
     for path, expected in paths.items():
         meta = storage.load(folder / f"{path}_digits_ConvNetW32_{path.split('ipc_')[0][-1]}ipc.pt")["meta"]
@@ -85,6 +85,6 @@ def test_budget_in_minutes(tmp_path):
 def test_bad_input_is_one_line_before_anything_runs(compared, flags, named):
     folder, _ = compared
     before = sets(folder)
-    done = run_script("compare.py", *FLAGS, "--save_path", folder, *flags, expect=2)
+    done = call_script("compare.py", *FLAGS, "--save_path", folder, *flags, expect=2)
     assert len(done.stderr.splitlines()) == 1 and named in done.stderr and "== run" not in done.stdout
     assert sets(folder) == before

@@ -21,7 +21,7 @@ def test_first_run(tmp_path, monkeypatch, capsys):
     rows = re.findall(r"^(\S.*?) +(\d+)   ([\d.]+ \+- [\d.]+ %)$", printed.split("trained on")[1], re.M)
     compared = ["random real images", "random 2x2 formation (the start)", "BACON"]
     assert [row[:2] for row in rows] == [*((what, ipc) for ipc in ("1", "10") for what in compared),
-                                         ("whole training set (0 epochs)", "143")]
+                                         ("whole training set (1 epochs)", "143")]
     assert "(2 networks)" in printed
     for ipc, row in ((1, rows[2]), (10, rows[5])):
         name = f"BACON_digits_ConvNetW32_{ipc}ipc"

@@ -102,7 +102,7 @@ def test_visits_in_closed_form(ours, theirs):
     torch.testing.assert_close(images, literal.detach(), rtol=0, atol=1e-12)
 
 
-def test_momentum_carries_a_gradient_as_measured(make_options):
+def test_momentum_carries_a_gradient_as_measured():
     """With ten classes a gradient g moves its images by 0.39961 g before their next visit (published code)."""
     images = torch.zeros(10, 1, 1)
     optimizer = VisitedSGD(images, lr=0.2)

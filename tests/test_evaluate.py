@@ -14,7 +14,7 @@ import evaluate
 import formats
 from conftest import TINY, call_script, run_script
 from utils import data as datasets
-from utils import storage
+from utils import files, storage
 from utils.errors import UserError
 
 QUICK = ["--num_eval", 2, "--epoch_eval_train", 1]
@@ -29,13 +29,13 @@ def digits_set(tmp_path_factory):
 
 def test_our_set_by_the_protocol_it_was_made_with(digits_set, tmp_path):
     done = run_script("evaluate.py", "--synthetic", digits_set, "--save_path", tmp_path)
-    line, = storage.read_json_lines(tmp_path / "evaluate.jsonl")
+    line, = files.read_json_lines(tmp_path / "evaluate.jsonl")
     assert len(line["accuracies"]) == 10, "two sets, five networks each"
     assert (line["model"], line["lr_net"], line["epoch_eval_train"]) == ("ConvNetW32", 0.02, 2)
     assert f"{100 * line['mean']:.2f} +- {100 * line['std']:.2f} %" in done.stdout
     call_script("evaluate.py", "--synthetic", digits_set, "--save_path", tmp_path, *QUICK, "--num_eval", 1,
                 "--eval_mode", "C")
-    lines = storage.read_json_lines(tmp_path / "evaluate.jsonl")[1:]
+    lines = files.read_json_lines(tmp_path / "evaluate.jsonl")[1:]
     assert [line["model"] for line in lines] == ["ConvNetW32", "ConvNet"]
     assert {line["epoch_eval_train"] for line in lines} == {1}
 
@@ -43,7 +43,7 @@ def test_our_set_by_the_protocol_it_was_made_with(digits_set, tmp_path):
 def test_fair_reading(digits_set, tmp_path):
     done = call_script("evaluate.py", "--synthetic", digits_set, "--save_path", tmp_path, *QUICK, "--fair",
                       "--epoch_whole_train", 2)
-    lines = storage.read_json_lines(tmp_path / "evaluate.jsonl")
+    lines = files.read_json_lines(tmp_path / "evaluate.jsonl")
     mean = {(line["trained_on"], line["dsa_strategy"] != "none"): line["mean"] for line in lines}
     random, whole = "random real images, 2 per class", "whole training set, 3 passes"
     assert set(mean) == {("the set", True), ("the set", False), (random, True), (random, False),
@@ -90,7 +90,7 @@ def test_sets_of_others(name, published, digits_set):
     accuracies = []
     for synthetic, place in ((published / name, "other"), (digits_set, "ours")):
         call_script("evaluate.py", "--synthetic", synthetic, "--save_path", published / place, *flags)
-        line, = storage.read_json_lines(published / place / "evaluate.jsonl")
+        line, = files.read_json_lines(published / place / "evaluate.jsonl")
         accuracies.append(line["accuracies"][0])
     assert accuracies[0] == pytest.approx(accuracies[1], abs=0.03 if name == "pngs" else 0)
     if name == "dm.pt":

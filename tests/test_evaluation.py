@@ -45,36 +45,6 @@ def test_passes_learning_rates_and_momentum_restart(make_options, monkeypatch, e
     assert len(epochs_seen) == epochs + 1
 
 
-def test_each_batch_is_augmented_by_one_operation_with_a_draw_per_image(make_options, monkeypatch):
-    calls = []
-
-    def operation(name):
-        def apply(x, u):
-            assert len(u) == len(x) and len(np.unique(u[:, 0])) == len(x)
-            calls.append(name)
-            return x
-        return apply
-
-    monkeypatch.setattr(evaluation.augment, "OPERATIONS", {name: operation(name) for name in ("flip", "crop")})
-    monkeypatch.setattr(evaluation.augment, "parse_strategy", lambda text: text.split("_"))
-    options = make_options("--epoch_eval_train", 39, "--batch_train", 4)
-    options.dsa_strategy = "flip_crop"
-    evaluation.train(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.randn(8, 1, 2, 2),
-                     torch.arange(8) % 2, options, generator(0), PASSES)
-    assert len(calls) == 80 and 20 < calls.count("flip") < 60
-
-
-def test_accuracy_is_the_share_of_right_answers(digits):
-    data = digits()
-
-    class Constant(nn.Module):
-        def forward(self, x):
-            return torch.eye(10)[torch.full((len(x),), 3)]
-
-    expected = (data.test_labels == 3).float().mean().item()
-    assert evaluation.test(Constant(), data, 100, PASSES) == pytest.approx(expected)
-
-
 def test_whole_training_set_is_learned_and_noise_is_not(digits, make_options):
     data = digits()
     options = make_options("--num_eval", 1, "--epoch_eval_train", 12, "--dsa_strategy", "none")

@@ -96,6 +96,18 @@ def test_one_device_and_no_waiting(flags, digits, make_options, request):
     assert evaluation.predict(network, data, 64, distillation.pool.passes).device.type == "cuda"
 
 
+def test_activations_stay_in_bf16(fake_gpu, monkeypatch):
+    """Where PyTorch's own normalisation would go on in fp32."""
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
+    network, types = pool.get_network("ConvNet", 3, 10, 32), []
+    for layer in network.features:
+        layer.register_forward_hook(lambda layer, x, out: types.append(out.dtype))
+    with torch.autocast("cuda", torch.bfloat16):
+        network(torch.empty(4, 3, 32, 32, device="cuda"))
+    assert types == [torch.bfloat16] * 12
+
+
 def test_a_copy_that_is_waited_for_is_noticed(fake_gpu):
     with Copies() as copies:
         torch.zeros(2).pin_memory().to("cuda", non_blocking=True)
@@ -133,12 +145,13 @@ def test_as_many_operations_for_ten_classes_as_for_two(optim, as_many, digits, m
     assert (len(counts) == 1) == as_many, counts
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU, or BACON_TEST_GPU=1 is not set")
 def test_on_a_gpu(digits, make_options):
     """The set is the CPU's but for rounding, and PyTorch itself sees nobody wait."""
     sets = []
     for device in ("cpu", "cuda"):
-        distillation = Distillation(digits().to(torch.device(device)), make_options("--syn_ce", "--aug"))
+        options = make_options("--syn_ce", "--aug", "--precision", "fp32")
+        distillation = Distillation(digits().to(torch.device(device)), options)
         start = distillation.images.cpu().clone()
         distillation.step(0)
         with contextlib.ExitStack() as stack:

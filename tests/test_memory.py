@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from conftest import TINY, call_script
-from utils import device, evaluation, storage
+from utils import device, evaluation, files
 from utils.distill import Distillation
 from utils.draws import generator
-from utils.networks import NETWORKS, get_network
+from utils.networks import get_network
 from utils.passes import Passes
 
 CPU = torch.device("cpu")
@@ -45,7 +45,6 @@ def test_as_many_as_fit_and_no_more_than_is_fast(name, monkeypatch):
 @pytest.mark.parametrize("name", ["MLP", "LeNet", "AlexNetBN", "VGG11BN", "ResNet18BN_AP", "ConvNetLN"])
 def test_every_family_is_measured(name, monkeypatch):
     """And none is changed by it: batch normalisation keeps its statistics."""
-    assert name in NETWORKS
     network = get_network(name, 3, 10, 32, seed=0).eval()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     set_free_memory(monkeypatch, 1e6)
@@ -76,9 +75,9 @@ NO_STAT = {name: V1[name] for name in V1 if name != "memory.stat"}
 def test_limits_of_control_groups(own, groups, left, tmp_path, monkeypatch):
     """A container has its limit at the root of what it sees, a batch job below it, in a group that holds others."""
     plain = device.free_memory(CPU)
-    for group, files in groups.items():
+    for group, contents in groups.items():
         (tmp_path / group).mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
+        for name, content in contents.items():
             (tmp_path / group / name).write_text(f"{content}\n")
     (tmp_path / "own").write_text(f"{own}\n")
     monkeypatch.setattr(device, "CGROUPS", tmp_path)
@@ -126,7 +125,7 @@ def printed_peak(done):
 
 def test_a_run_says_how_much_memory_it_took(tmp_path):
     printed = printed_peak(call_script("BACON_digits.py", *TINY, "--save_path", tmp_path))
-    lines = storage.read_json_lines(tmp_path / "BACON_digits_ConvNetW32_1ipc" / "metrics.jsonl")
+    lines = files.read_json_lines(tmp_path / "BACON_digits_ConvNetW32_1ipc" / "metrics.jsonl")
     assert 0.1 < lines[0]["peak_gb"] <= lines[-1]["peak_gb"] <= printed
     done = call_script("evaluate.py", "--synthetic", tmp_path / "res_BACON_digits_ConvNetW32_1ipc.pt", "--save_path",
                        tmp_path, "--num_eval", 1)

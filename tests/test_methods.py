@@ -96,7 +96,7 @@ def test_weights_scale_their_terms(digits, make_options):
 
 BAD = [
     (["--method", "mine"], "--method", "module:function"),
-    (["--method", "nowhere:loss"], "--method", "nowhere.py belongs into the current directory"),
+    (["--method", "nowhere:loss"], "--method", "nowhere.py belongs in the current directory"),
     (["--method", "own_file:missing"], "--method", "missing"),
     (["--method", "own_file:number"], "--method", "own_file:number"),
     (["--method", "own_file:typo"], "--method", "lr_imge"),

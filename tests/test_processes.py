@@ -14,7 +14,7 @@ import torch
 
 import children
 from conftest import CODE, TINY, run_script
-from utils import processes, storage
+from utils import files, processes, storage
 from utils.errors import UserError
 
 RUN = "BACON_digits_ConvNetW32_2ipc"
@@ -39,7 +39,7 @@ def start_ranks(folder, count, *flags, prepare=None, in_rank=0):
 def result(folder):
     """Images (K, ipc, ...) and the lines of metrics.jsonl, without the times, and losses.jsonl."""
     (images, _), = storage.load(folder / "result" / f"res_{RUN}.pt")["data"]
-    lines, losses = (storage.read_json_lines(folder / "result" / RUN / f"{name}.jsonl")
+    lines, losses = (files.read_json_lines(folder / "result" / RUN / f"{name}.jsonl")
                      for name in ("metrics", "losses"))
     return images.unflatten(0, (10, 2)), [line | {"seconds": None, "peak_gb": None} for line in lines] + losses
 

@@ -10,7 +10,7 @@ import torch
 import publish
 import utils
 from conftest import ROOT, TINY, call_script
-from utils import storage
+from utils import files, storage
 
 CARDS = sorted((ROOT / "Distilled").glob("*/*.json"))
 QUICK = ["--num_eval", 2, "--epoch_eval_train", 1]
@@ -32,7 +32,7 @@ def test_card_describes_its_set(path):
 def test_smallest_set_reaches_its_accuracy(tmp_path):
     path = ROOT / "Distilled" / "digits" / "BACON_ipc1.pt"
     call_script("evaluate.py", "--synthetic", path, "--save_path", tmp_path)
-    line, = storage.read_json_lines(tmp_path / "evaluate.jsonl")
+    line, = files.read_json_lines(tmp_path / "evaluate.jsonl")
     expected, = json.loads(path.with_suffix(".json").read_text())["evaluation"]
     assert line["mean"] == pytest.approx(expected["mean"], abs=expected["std"])
 
@@ -77,7 +77,7 @@ def test_publish(finished, tmp_path):
     assert 0 < (before - after).abs().max() < (before.max() - before.min()) / 255
     again = tmp_path / "again"
     call_script("evaluate.py", "--synthetic", tmp_path / "digits" / "BACON_ipc1.pt", *QUICK, "--save_path", again)
-    line, = storage.read_json_lines(again / "evaluate.jsonl")
+    line, = files.read_json_lines(again / "evaluate.jsonl")
     assert np.allclose(line["accuracies"], small["accuracies"], atol=0.02)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 import formats
 import report
 from conftest import ROOT, TINY, call_script, run_script
-from utils import device, evaluation, storage
+from utils import device, evaluation, files, storage
 from utils.paper import PAPER
 
 RUN = "BACON_MNIST_ConvNetW32_1ipc"
@@ -79,7 +79,7 @@ def test_page_holds_what_the_run_left(page, result):
 def test_network_is_the_one_that_the_run_evaluated(page, result):
     """So its accuracy is the first that the run recorded for this set."""
     shown = re.search(r"for 3 epochs, classifies ([\d.]+) % of the ([\d,]+) test images correctly", text_of(page))
-    recorded = storage.read_json_lines(result / RUN / "metrics.jsonl")[1]["accuracies"][0]
+    recorded = files.read_json_lines(result / RUN / "metrics.jsonl")[1]["accuracies"][0]
     assert float(shown[1]) == pytest.approx(100 * recorded, abs=0.005)
 
 
@@ -114,7 +114,7 @@ def test_a_network_that_does_not_fit_into_memory_is_left_out(result, tmp_path, m
     monkeypatch.setattr(evaluation, "trained_network", too_large)
     done = call_script("report.py", result, "--max_batch", 100, "--save_path", tmp_path)
     text = text_of((tmp_path / "report.html").read_text())
-    assert "left out: out of memory" in done.stdout and "lower --max_batch (now at most 100)" in text
+    assert "left out: out of memory" in done.stdout and "a lower --max_batch (now 100)" in text
     assert "t-SNE" not in text and "likelihood" in text
 
 
@@ -125,7 +125,7 @@ def test_unfinished_and_damaged_runs(result, tmp_path):
     record["data"].pop()
     record["meta"]["iteration"] = [1]
     storage.save(copy / f"res_{RUN}.pt", record)
-    (copy / RUN / "losses.jsonl").unlink()
+    (copy / RUN / "losses.jsonl").write_text("")
     shutil.copytree(copy / RUN, tmp_path / "waiting" / "BACON_MNIST_ConvNetW32_50ipc")
     done = call_script("report.py", tmp_path, "--quick")
     text = text_of((tmp_path / "report.html").read_text())

@@ -128,14 +128,11 @@ def augment_classes(x: Tensor, operations: list[str], u: np.ndarray) -> Tensor:
     if not operations:
         return x
     draws = send(u, x.device, x.dtype).repeat_interleave(x.shape[1], dim=0).unflatten(0, x.shape[:2])
-    parts, order = [], []
+    out = torch.empty_like(x)
     for name in dict.fromkeys(operations):
-        members = np.flatnonzero([operation == name for operation in operations])
-        rows = send(members, x.device)
-        augmented = OPERATIONS[name](x[rows].flatten(0, 1), draws[rows].flatten(0, 1))
-        parts.append(augmented.unflatten(0, (len(members), -1)))
-        order.extend(members)
-    return torch.cat(parts)[send(np.argsort(order), x.device)]
+        rows = send(np.flatnonzero(np.equal(operations, name)), x.device)
+        out[rows] = OPERATIONS[name](x[rows].flatten(0, 1), draws[rows].flatten(0, 1)).unflatten(0, (len(rows), -1))
+    return out
 
 
 def make_formation(tiles: Tensor) -> Tensor:

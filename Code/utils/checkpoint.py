@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
-from utils import device, processes, storage
+from utils import device, files, processes
 from utils.errors import UserError, reason
+from utils.options import FREE_ON_RESUME
 
 # Newest first. The first is there only where a run was killed between the two renames of `write`.
 NAMES = NEW, LAST, PREVIOUS = "checkpoint_new.pt", "checkpoint.pt", "checkpoint_previous.pt"
@@ -27,7 +28,7 @@ def write(folder: Path, state: dict) -> None:
 
     At every moment at least one whole checkpoint bears one of NAMES, once there was one.
     """
-    storage.write_whole(folder / NEW, lambda file: file.write(encode(state)))
+    files.write_whole(folder / NEW, lambda file: file.write(encode(state)))
     settle(folder)
 
 
@@ -36,7 +37,7 @@ def settle(folder: Path) -> None:
     """The renames that end a `write`, which may have been killed before or between them."""
     if not (folder / NEW).exists():
         return
-    with storage.writing(folder / LAST):
+    with files.writing(folder / LAST):
         if (folder / LAST).exists():
             os.replace(folder / LAST, folder / PREVIOUS)
         os.replace(folder / NEW, folder / LAST)
@@ -87,16 +88,16 @@ def fitting():
         raise UserError(f"--resume: the checkpoint does not fit this run ({reason(error)})") from None
 
 
-def find(folder: Path, resume: str | None, options: dict, free: tuple[str, ...]) -> dict | None:
+def find(folder: Path, resume: str | None, options: dict) -> dict | None:
     """The state to go on from, or None to start anew.
 
     resume: "auto" for the last checkpoint of `folder` if it has one, a path, or None to start anew, which a run
     in `folder` forbids if it is unfinished or of other options. Where the file is damaged, the one before is
-    taken and a line says so. Options outside `free` must be those of the checkpoint. Raises UserError.
+    taken and a line says so. Options outside FREE_ON_RESUME must be those of the checkpoint. Raises UserError.
     """
     present = [folder / name for name in NAMES if (folder / name).exists()]
     if resume is None and present:
-        _refuse_to_replace(folder, present[0], options, free)
+        _refuse_to_replace(folder, present[0], options)
     if resume is None or (resume == "auto" and not present):
         return None
     if resume != "auto":
@@ -106,11 +107,13 @@ def find(folder: Path, resume: str | None, options: dict, free: tuple[str, ...])
         names = NAMES[NAMES.index(path.name):] if path.name in NAMES else [path.name]
         present = [path] + [path.with_name(name) for name in names[1:] if path.with_name(name).exists()]
     state, used = _newest_whole(present)
-    _compare(state["options"], options, free, used)
+    if differ := differences(state["options"], options):
+        raise UserError(f"--resume: {used} was made with {differ}; leave these as they were, or start a new run with "
+                        "another --save_path")
     return state
 
 
-def _refuse_to_replace(folder: Path, last: Path, options: dict, free: tuple[str, ...]) -> None:
+def _refuse_to_replace(folder: Path, last: Path, options: dict) -> None:
     """A run of hours is not to be lost to a command without --resume; only its own may repeat it from the start."""
     try:
         state = read(last)
@@ -120,7 +123,7 @@ def _refuse_to_replace(folder: Path, last: Path, options: dict, free: tuple[str,
     if not finished:
         raise UserError(f"--save_path: {folder} holds an unfinished run; continue it with --resume auto, or choose "
                         "another folder, or delete that one")
-    if differ := differences(state["options"], options, free):
+    if differ := differences(state["options"], options):
         raise UserError(f"--save_path: {folder} holds a finished run with {differ}; choose another folder, or delete "
                         "that one")
 
@@ -136,14 +139,8 @@ def _newest_whole(paths: list[Path]) -> tuple[dict, Path]:
             print(f"note: {error}; going on from the checkpoint before", flush=True)
 
 
-def _compare(saved: dict, current: dict, free: tuple[str, ...], path: Path) -> None:
-    if differ := differences(saved, current, free):
-        raise UserError(f"--resume: {path} was made with {differ}; leave these as they were, or start a new run with "
-                        "another --save_path")
-
-
-def differences(saved: dict, current: dict, free: tuple[str, ...]) -> str:
-    """The options outside `free` that are not what they were, in words; empty where there are none."""
+def differences(saved: dict, current: dict) -> str:
+    """The options outside FREE_ON_RESUME that are not what they were, in words; empty where there are none."""
     return ", ".join(f"--{name} {saved.get(name)} (not {current.get(name)})"
-                     for name in sorted((saved.keys() | current.keys()) - set(free))
+                     for name in sorted((saved.keys() | current.keys()) - set(FREE_ON_RESUME))
                      if saved.get(name) != current.get(name))

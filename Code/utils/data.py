@@ -92,9 +92,7 @@ def load(name: str, data_path: str | Path, device: torch.device | str = "cpu", i
     the split where a folder has no test images. Raises UserError for an unknown name and for missing or
     damaged files.
     """
-    if name not in sources.SOURCES:
-        raise UserError(f"unknown data set {name!r}; known: {', '.join(sources.SOURCES)}")
-    source = sources.SOURCES[name]
+    source = sources.find(name)
     arrays = source.load(name, Path(data_path), im_size or source.size)
     if not len(arrays.test_labels):
         try:

@@ -16,8 +16,9 @@ from utils import processes
 from utils.errors import UserError, reason
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
-MOST_IMAGES = {"cpu": 512, "cuda": 4096, "mps": 512}  # of a pass; on a CPU more is no faster, a GPU was not measured
+MOST_IMAGES = {"cpu": 512, "cuda": 2048, "mps": 512}  # of a pass; on a CPU more is no faster, a GPU was not measured
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # limits of groups, and which are this one's
+OUT_OF_MEMORY = "allocate memory", "CUDA error: out of memory", "ALLOC_FAILED"  # of the CPU, CUDA, its libraries
 PASSES_IN_MEMORY = 4  # what the graph keeps, its gradients, real images beside synthetic ones, all else
 
 
@@ -117,7 +118,8 @@ def batch_that_fits(network: nn.Module, image: Tensor) -> int:
     """How many images like this one (1, C, H, W) to take through a network at once where --max_batch does not say.
 
     As many as free memory holds with what their graph keeps for the backward pass, at most MOST_IMAGES: on a
-    CPU, free memory decides only where it is short. The network should be in evaluation mode.
+    CPU, free memory decides only where it is short. On a GPU it is a power of two, so that a compiled network meets
+    few sizes. The network should be in evaluation mode.
     """
     own, kept = {weight.data_ptr() for weight in network.parameters()}, {}
 
@@ -128,12 +130,13 @@ def batch_that_fits(network: nn.Module, image: Tensor) -> int:
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         network(image.detach().requires_grad_())
     each = PASSES_IN_MEMORY * sum(size for place, size in kept.items() if place not in own)
-    return int(max(1, min(MOST_IMAGES[image.device.type], free_memory(image.device) / each)))
+    count = int(max(1, min(MOST_IMAGES[image.device.type], free_memory(image.device) / each)))
+    return 2 ** (count.bit_length() - 1) if image.device.type == "cuda" else count
 
 
 def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "allocate memory" in str(error))  # what the CPU's allocator says
+        isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY))
 
 
 @contextlib.contextmanager
@@ -144,11 +147,11 @@ def enough_memory(options):
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        most = options.max_batch or MOST_IMAGES[choose(options.device).type]
+        lower = f"a lower --max_batch (now {options.max_batch})" if options.max_batch else "--max_batch 64, or lower"
         again = "continue with --resume auto and" if "resume" in options else "start anew with"
         batches = " or ".join(f"--{name}" for name in ("trained_bs", "batch_train", "batch_real") if name in options)
         more = f"; if that is not enough, start anew with a lower {batches}" if batches else ""
-        raise UserError(f"out of memory ({reason(error)}); {again} a lower --max_batch (now at most {most}), which "
+        raise UserError(f"out of memory ({reason(error)}); {again} {lower}, which "
                         f"leaves the method as it is{more}") from None
 
 

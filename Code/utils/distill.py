@@ -157,7 +157,7 @@ class Distillation:
         self.max_batch = options.max_batch or device.batch_that_fits(
             self.pool.members[0].network.eval(), data.normalise(data.images[:1]))
         if self.method.select:
-            self.images = real_set(data, select.positions(self.method.select, data, self.pool, options, self.max_batch),
+            self.images = real_set(data, select.choose(self.method.select, data, self.pool, options, self.max_batch),
                                    options.aug)
         else:
             self.images = initial_images(data, self.draws, options.ipc, options.init, options.aug)
@@ -196,6 +196,15 @@ class Distillation:
         Loss terms are sums over networks and means over classes; `pool` is the accuracy in percent of
         the networks that were trained. They stay on the device until someone reads them.
         """
+        totals = self.match(iteration)
+        if self.options.model_train_steps:
+            totals["pool"] = self.pool.train(iteration)
+        if len(self.unchecked) >= UNCHECKED:
+            self.check_finite()
+        return totals
+
+    def match(self, iteration: int) -> dict[str, Tensor]:
+        """The image updates of an iteration, on a pool that has grown by then; returns the loss terms."""
         self.pool.grow(iteration)
         update, totals = 0, {}
         for loop in range(self.options.outer_loop):
@@ -205,13 +214,9 @@ class Distillation:
                     totals[name] = totals.get(name, 0) + value.mean()
                 self.unchecked.append((iteration, terms))
                 update += 1
-        if self.options.model_train_steps:
-            totals["pool"] = self.pool.train(iteration)
-        if len(self.unchecked) >= UNCHECKED:
-            self.check()
         return totals
 
-    def check(self):
+    def check_finite(self):
         """UserError if a loss since the last check, or an image now, is not finite. Waits for the device."""
         if not self.unchecked:
             return

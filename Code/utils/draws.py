@@ -1,7 +1,7 @@
 """Every random decision of a run, as a pure function of the seed and of where in the run it is made.
 
 Nothing here has a state, so a resumed run needs no random state, and several processes that ask for the
-same draw get the same answer. No other module draws random numbers.
+same draw get the same answer. Elsewhere only libraries draw, from seeds that they are given.
 """
 
 import zlib

@@ -1,27 +1,21 @@
 """A run: the experiments of one command line, each distilled, evaluated and saved."""
 
 import contextlib
-import platform
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-import torchvision
 from torch import Tensor
 
-from utils import checkpoint, device, distill, evaluation, logs, options, processes, storage
+from utils import checkpoint, device, distill, evaluation, files, logs, options, processes
 from utils import data as datasets
 from utils.data import RealData
 from utils.distill import Distillation
 from utils.errors import UserError
 from utils.interrupts import Interrupts, Stopped
 from utils.networks import get_network
-
-LOSS_LINES = 200  # lines of an experiment in losses.jsonl
+from utils.record import Record
 
 
 def main(description: str, **defaults) -> None:
@@ -52,7 +46,7 @@ def reported(alone: bool = False):
         sys.exit(130)
 
 
-def run(args) -> "Record":
+def run(args) -> Record:
     """Runs all experiments of a parsed command line, or what is left of them, and returns what they left."""
     device.keep_freed_memory()
     with processes.joined(device.choose(args.device)), device.memory_accounted(args):
@@ -60,9 +54,9 @@ def run(args) -> "Record":
             data = load_data(args)
         check(args, data)
         record = Record(args, data)
-        with storage.locked(record.folder), Interrupts() as interrupts:
+        with files.locked(record.folder), Interrupts() as interrupts:
             state = processes.first_decides(
-                lambda: checkpoint.find(record.folder, args.resume, record.options, options.FREE_ON_RESUME))
+                lambda: checkpoint.find(record.folder, args.resume, record.options))
             record.begin(state)
             for experiment in range(state["experiment"] if state else 0, args.num_exp):
                 distil(experiment, record, interrupts, state)
@@ -90,7 +84,7 @@ def check_networks(models: list[str], data: RealData) -> None:
             get_network(model, channel, data.num_classes, tuple(size))
 
 
-def distil(experiment: int, record: "Record", interrupts: Interrupts, state: dict | None) -> None:
+def distil(experiment: int, record: Record, interrupts: Interrupts, state: dict | None) -> None:
     """One experiment: --Iteration updates, evaluated on the way and at the end.
 
     state: the checkpoint to go on from, if it is one of this experiment.
@@ -110,14 +104,14 @@ def distil(experiment: int, record: "Record", interrupts: Interrupts, state: dic
         return time.monotonic() - begun - progress.paused_for  # without evaluations
 
     def save(iteration: int) -> None:
-        distillation.check()
+        distillation.check_finite()
         record.checkpoint(experiment, iteration, seconds(), distillation.state())
 
     with progress:
         for iteration in range(first, args.Iteration + 1):
             due = iteration == args.Iteration or (iteration and iteration % args.eval_interval == 0)
             if due and not record.has(experiment, iteration):
-                distillation.check()
+                distillation.check_finite()
                 try:
                     with progress.paused():
                         record.evaluate(distillation, experiment, iteration, seconds(), interrupts.check)
@@ -136,223 +130,12 @@ def distil(experiment: int, record: "Record", interrupts: Interrupts, state: dic
                 if stopping or record.checkpoint_is_due():
                     save(iteration + 1)
                 if stopping:
-                    processes.agree(0)  # that the first has written
+                    processes.wait_for_all()  # that the first has written
                     raise Stopped(stopping)
     record.checkpoint(experiment + 1)
 
 
 def shown(distillation: Distillation, terms: dict[str, Tensor]) -> dict[str, float]:
     """The numbers of a progress line. While the device is waited for, losses that are not finite are found, too."""
-    distillation.check()
+    distillation.check_finite()
     return {name: value.item() for name, value in terms.items()}
-
-
-def run_name(args) -> str:
-    """What the files of a run are called by."""
-    return f"{args.method.replace(':', '.')}_{args.dataset}_{args.model}_{args.ipc}ipc"
-
-
-class Record:
-    """What a run leaves: the last and the best sets, pictures, metrics.jsonl, losses.jsonl and the options.
-
-    "best" is chosen on test accuracy, as the published scripts do; the result is the last.
-    """
-
-    def __init__(self, args, data: RealData):
-        self.args, self.data = args, data
-        self.checksum = data.checksum()
-        self.models = evaluation.models(args.eval_mode, args.model)
-        self.name = run_name(args)
-        self.folder = storage.make_folder(args.save_path / self.name)
-        self.set_path = args.save_path / f"res_{self.name}.pt"
-        self.best_path = args.save_path / f"res_{self.name}_best.pt"
-        self.metrics_path = self.folder / "metrics.jsonl"
-        self.losses_path = self.folder / "losses.jsonl"
-        self.last: list[Entry] = []
-        self.best: list[Entry] = []
-        self.metrics: list[dict] = []
-        self.losses: list[dict] = []
-        self.unread: list[tuple[int, int, dict[str, Tensor]]] = []  # experiment, iteration, terms on the device
-        self.options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()
-                        if key != "resume"}  # a resumed run leaves the same set
-        self.versions = {"python": platform.python_version(), "torch": str(torch.__version__),
-                         "torchvision": torchvision.__version__, "numpy": np.__version__}
-        self.tensorboard = None
-        self.saved = time.monotonic()
-
-    def begin(self, state: dict | None) -> None:
-        """Makes the folder ready for a new run, or puts it back to where the checkpoint `state` was written."""
-        results = self.set_path.name, self.best_path.name, f"vis_{self.name}_exp*_iter*.png"
-        if state:
-            if state["data"] != self.checksum:
-                raise UserError(f"--data_path {self.args.data_path}: its images are not those that the run began with; "
-                                "bring them back, or start a new run with another --save_path")
-            with checkpoint.fitting():
-                self.last, self.best = ([Entry(**entry) for entry in state[kind]] for kind in ("last", "best"))
-            self.metrics, self.losses = state["metrics"], state["losses"]
-            checkpoint.settle(self.folder)
-            print(f"resumed: {state['experiment']} of {self.args.num_exp} experiments are finished, the next is at "
-                  f"iteration {state['iteration']}", flush=True)
-        else:
-            storage.remove(self.folder, *checkpoint.NAMES)
-            storage.remove(self.args.save_path, *results)
-        storage.remove_temporary(self.folder, "*")
-        storage.remove_temporary(self.args.save_path, *results)
-        storage.write_json(self.folder / "options.json", {
-            "command": sys.argv, "options": self.options, "versions": self.versions,
-            "machine": device.describe(self.data.device), "date": time.strftime("%Y-%m-%d")})
-        storage.write_json_lines(self.metrics_path, self.metrics)
-        storage.write_json_lines(self.losses_path, self.losses)
-        if self.last:
-            self._save_sets()
-        if self.args.tensorboard:
-            self._begin_tensorboard()
-
-    @processes.first_only
-    def _begin_tensorboard(self) -> None:
-        """Its records are written anew, so that a resumed run has no point twice."""
-        from torch.utils.tensorboard import SummaryWriter
-        for path in self.folder.glob("events.out.tfevents.*"):
-            path.unlink()
-        self.tensorboard = SummaryWriter(self.folder)
-        for line in self.metrics:
-            self._add_point(line)
-
-    def has(self, experiment: int, iteration: int) -> bool:
-        """Whether this set has been evaluated."""
-        return len(self.last) > experiment and self.last[experiment].iteration == iteration
-
-    def checkpoint_is_due(self) -> bool:
-        return time.monotonic() - self.saved >= 60 * self.args.checkpoint_minutes
-
-    def checkpoint(self, experiment: int, iteration: int = 0, seconds: float = 0.0,
-                   distillation: dict | None = None) -> None:
-        """Keeps all that is needed to go on with this experiment after `iteration` updates (None: from its start)."""
-        self._read_losses()
-        checkpoint.write(self.folder, {
-            "options": self.options, "data": self.checksum, "experiment": experiment, "iteration": iteration,
-            "seconds": seconds, "distillation": distillation, "metrics": self.metrics, "losses": self.losses,
-            "last": [vars(entry) for entry in self.last], "best": [vars(entry) for entry in self.best]})
-        self.saved = time.monotonic()
-
-    def note_losses(self, experiment: int, iteration: int, terms: dict[str, Tensor]) -> None:
-        """Keeps the terms of about LOSS_LINES iterations of an experiment; until a checkpoint nobody waits for them."""
-        if iteration % max(1, self.args.Iteration // LOSS_LINES) == 0:
-            self.unread.append((experiment, iteration, terms))
-
-    def _read_losses(self) -> None:
-        self.losses += [{"experiment": experiment, "iteration": iteration,
-                         "terms": {name: value.item() for name, value in terms.items()}}
-                        for experiment, iteration, terms in self.unread]
-        self.unread.clear()
-        storage.write_json_lines(self.losses_path, self.losses)
-
-    def evaluate(self, distillation: Distillation, experiment: int, iteration: int, seconds: float,
-                 on_epoch: Callable[[], None]) -> None:
-        """Evaluates the current set and saves it: as the last, and as the best where it is."""
-        args, data = self.args, self.data
-        stored = distillation.images.flatten(0, 1).float().cpu()
-        labels = torch.arange(data.num_classes).repeat_interleave(args.ipc)
-        images, targets = storage.expand(stored, labels, 2 if args.aug else 1)
-        soft = distillation.soft_labels(images, targets).float().cpu() if args.soft_labels else None
-        targets = targets if soft is None else soft
-        networks = len(self.models) * sum(processes.own(turn) for turn in range(args.num_eval))
-        epochs = networks * (args.epoch_eval_train + 1)
-        with logs.Progress(f"evaluation at iteration {iteration}", epochs, unit="epoch") as progress:
-            def count_epoch():
-                progress.update()
-                on_epoch()
-
-            accuracies = {model: evaluation.evaluate(images, targets, data, model, args, distillation.draws,
-                                                     (iteration,), count_epoch)
-                          for model in self.models}
-        self._keep(Entry(stored.clone(), labels, iteration, accuracies, soft), experiment)
-        storage.save_picture(self.picture_path(experiment, iteration), data.pixels(stored), args.ipc)
-        self._log(experiment, seconds)
-
-    def _keep(self, entry: "Entry", experiment: int) -> None:
-        if len(self.last) == experiment:
-            self.last.append(entry)
-            self.best.append(entry)
-        self.last[experiment] = entry
-        if entry.mean() > self.best[experiment].mean():
-            self.best[experiment] = entry
-        self._save_sets()
-
-    def _save_sets(self) -> None:
-        storage.save(self.set_path, self._contents(self.last, "last"))
-        storage.save(self.best_path, self._contents(self.best, "best on test accuracy"))
-
-    def _log(self, experiment: int, seconds: float) -> None:
-        entry, best = self.last[experiment], self.best[experiment]
-        for model, accuracies in entry.accuracies.items():
-            self.metrics.append({
-                "experiment": experiment, "iteration": entry.iteration, "model": model, "accuracies": accuracies,
-                "mean": float(np.mean(accuracies)), "std": float(np.std(accuracies)),
-                "best_mean": float(np.mean(best.accuracies[model])), "best_iteration": best.iteration,
-                "seconds": round(seconds, 1), "peak_gb": round(device.memory_peak(self.data.device), 2)})
-            self._add_point(self.metrics[-1])
-            print(f"experiment {experiment + 1}/{self.args.num_exp} iteration {entry.iteration}: {percent(accuracies)} "
-                  f"({len(accuracies)} {model}), {logs.clock(seconds)}", flush=True)
-        storage.write_json_lines(self.metrics_path, self.metrics)
-
-    def _add_point(self, line: dict) -> None:
-        if self.tensorboard:
-            tag = f"accuracy/{line['model']}/experiment{line['experiment']}"
-            with storage.writing(self.folder):
-                self.tensorboard.add_scalar(tag, line["mean"], line["iteration"])
-                self.tensorboard.flush()
-
-    def _contents(self, entries: list["Entry"], chosen: str) -> dict:
-        args, data = self.args, self.data
-        soft = {"soft_labels": [entry.soft for entry in entries]} if args.soft_labels else {}
-        return {
-            "data": [[entry.images, entry.labels] for entry in entries], **soft,
-            "accs_all_exps": {model: self.accuracies(entries, model) for model in self.models},
-            "meta": {"method": args.method, "dataset": args.dataset, "ipc": args.ipc, "model": args.model,
-                     "formation": 2 if args.aug else 1, "mean": list(data.mean), "std": list(data.std),
-                     "class_names": data.class_names, "seed": args.seed, "chosen": chosen,
-                     "zca": vars(data.whitening.to("cpu")) if data.whitening else None,
-                     "iteration": [entry.iteration for entry in entries], "options": self.options,
-                     "version": self.versions},
-        }
-
-    def accuracies(self, entries: list["Entry"], model: str) -> list[float]:
-        """The accuracies of one network over all experiments."""
-        return [accuracy for entry in entries for accuracy in entry.accuracies[model]]
-
-    def picture_path(self, experiment: int, iteration: int) -> Path:
-        return self.args.save_path / f"vis_{self.name}_exp{experiment}_iter{iteration}.png"
-
-    def end(self) -> None:
-        """Drops the checkpoint before the last, and prints the result, the best beside it, and where the files are."""
-        storage.remove(self.folder, checkpoint.PREVIOUS)
-        for model in self.models:
-            last, best = self.accuracies(self.last, model), self.accuracies(self.best, model)
-            print(f"result: {percent(last)} (last iteration, {len(last)} {model} over {len(self.last)} experiments)")
-            print(f"best:   {percent(best)} (iteration chosen on test accuracy)")
-        print(f"set: {self.set_path}  best set: {self.best_path}  records: {self.folder}")
-
-
-@dataclass
-class Entry:
-    """An evaluated set: images as stored, labels, its iteration, accuracies by network, soft labels as expanded."""
-
-    images: Tensor
-    labels: Tensor
-    iteration: int
-    accuracies: dict[str, list[float]]
-    soft: Tensor | None = None
-
-    def mean(self) -> float:
-        return float(np.mean(list(self.accuracies.values())))
-
-
-def table_cell(accuracies: list[float]) -> str:
-    """Mean and population standard deviation in percent, as the published scripts report them."""
-    return f"{100 * np.mean(accuracies):.2f} ± {100 * np.std(accuracies):.2f}"
-
-
-def percent(accuracies: list[float]) -> str:
-    """The same as `table_cell`, in ASCII."""
-    return table_cell(accuracies).replace("±", "+-") + " %"

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import torch
+import torch.nn.functional as F
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 
-from utils import storage
+from utils import files, storage
 
 INK, PAPER = "#1c2024", "#fdfdfc"  # of text and background; in SVG the page's own take their place
 SERIES = ["#3e7bfa", "#e5634d", "#2c9f72", "#b264d6", "#c98a0c", "#159fb3", "#de5f9c", "#7d8b23", "#8a7a66", "#6d70e8"]
@@ -134,7 +136,7 @@ def _short(name: str) -> str:
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    storage.write_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
+    files.write_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
 
 
 def svg(figure: Figure, name: str) -> str:
@@ -155,16 +157,11 @@ def svg(figure: Figure, name: str) -> str:
 
 def png(pixels: Tensor, per_row: int) -> bytes:
     """Images (N, C, H, W) with pixels in 0..1 as a PNG, pixel by pixel, framed in a grey that is half transparent."""
-    count, channels, height, width = pixels.shape
-    rows, per_row = -(-count // per_row), min(count, per_row)
-    sheet = np.full((rows * (height + GAP) + GAP, per_row * (width + GAP) + GAP, channels + 1), 128, np.uint8)
-    sheet[..., channels] = 80
-    for k, image in enumerate(pixels.mul(255).round().byte().permute(0, 2, 3, 1).numpy()):
-        top, left = GAP + k // per_row * (height + GAP), GAP + k % per_row * (width + GAP)
-        sheet[top:top + height, left:left + width, :channels] = image
-        sheet[top:top + height, left:left + width, channels] = 255
+    opaque = F.pad(pixels.mul(255).round().int(), (0, 0, 0, 0, 0, 1), value=255)  # one channel more
+    sheet = storage.grid(opaque, per_row, GAP, between=-1)
+    frame = torch.tensor([128] * pixels.shape[1] + [80], dtype=torch.int).reshape(-1, 1, 1)
     file = io.BytesIO()
-    Image.fromarray(sheet, {2: "LA", 4: "RGBA"}[channels + 1]).save(file, format="png", optimize=True)
+    to_pil_image(torch.where(sheet < 0, frame, sheet).byte()).save(file, format="png", optimize=True)
     return file.getvalue()
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from utils import logs, storage
+from utils import files, logs
 from utils.errors import UserError, reason
 
 FILES_PER_WORKER = 1000  # a decoding process costs as much as decoding about this many small images
@@ -31,10 +31,10 @@ class Tree:
         self.root = root
         self._zip = None
         self._members = {}
-        self.dates = self._zip_dates() if root.is_file() else self._folder_dates()
+        self.stamps = self._zip_stamps() if root.is_file() else self._folder_stamps()
 
-    def _folder_dates(self) -> dict[str, tuple]:
-        dates = {}
+    def _folder_stamps(self) -> dict[str, tuple]:
+        stamps = {}
         for folder, _, names in os.walk(self.root, followlinks=True):
             for name in names:
                 path = Path(folder, name)
@@ -42,10 +42,10 @@ class Tree:
                     status = path.stat()
                 except OSError as error:
                     raise UserError(f"{path}: cannot be read ({error.strerror}); put it right or remove it") from None
-                dates[path.relative_to(self.root).as_posix()] = (status.st_size, status.st_mtime_ns)
-        return dates
+                stamps[path.relative_to(self.root).as_posix()] = (status.st_size, status.st_mtime_ns)
+        return stamps
 
-    def _zip_dates(self) -> dict[str, tuple]:
+    def _zip_stamps(self) -> dict[str, tuple]:
         """Names in a zip lack the one folder that all of them lie in."""
         try:
             with zipfile.ZipFile(self.root) as archive:
@@ -53,8 +53,8 @@ class Tree:
         except (OSError, zipfile.BadZipFile) as error:
             raise UserError(f"{self.root}: not a readable zip ({reason(error)}); download it again") from None
         self._members = {"/".join(PurePosixPath(entry.filename).parts[1:]): entry.filename for entry in entries}
-        dates = {entry.filename: (entry.file_size, entry.date_time, entry.CRC) for entry in entries}
-        return {name: dates[member] for name, member in self._members.items()}
+        stamps = {entry.filename: (entry.file_size, entry.date_time, entry.CRC) for entry in entries}
+        return {name: stamps[member] for name, member in self._members.items()}
 
     def read(self, name: str) -> bytes:
         if self.root.is_dir():
@@ -83,7 +83,7 @@ def _is_image(name: str) -> bool:
 
 def images_by_folder(tree: Tree, below: str = "") -> tuple[list[str], list[str]]:
     """Names of the images in <below><class>/**, sorted, and the class folder of each."""
-    names = [name for name in sorted(tree.dates) if name.startswith(below) and _is_image(name)]
+    names = [name for name in sorted(tree.stamps) if name.startswith(below) and _is_image(name)]
     found = [(name, name[len(below):].split("/")[0]) for name in names if "/" in name[len(below):]]
     return [name for name, _ in found], [folder for _, folder in found]
 
@@ -116,7 +116,7 @@ def list_tiny_imagenet(tree: Tree) -> Listing:
         words = dict(line.split("\t", 1) for line in tree.read("words.txt").decode().splitlines())
     except Exception as error:  # a missing file, a damaged zip, a line or a class that should not be there
         raise UserError(f"val/val_annotations.txt or words.txt is missing or damaged ({reason(error)})") from None
-    missing = next((name for name, _ in test if name not in tree.dates), None)
+    missing = next((name for name, _ in test if name not in tree.stamps), None)
     if missing:
         raise UserError(f"{missing} is named in val/val_annotations.txt and is not there")
     return Listing(train, test, [words.get(wnid, wnid).split(",")[0] for wnid in wnids])
@@ -175,7 +175,7 @@ def load_cached(tree: Tree, listing: Listing, channels: int, size: int, cache: P
     Where the cache cannot be written, a line says so.
     """
     names = [[name for name, _ in split] for split in (listing.train, listing.test)]
-    stamps = [(name, tree.dates[name]) for split in names for name in split]
+    stamps = [(name, tree.stamps[name]) for split in names for name in split]
     key = hashlib.sha256(repr((channels, size, stamps)).encode()).hexdigest()
     try:
         cached = torch.load(cache, weights_only=True, mmap=True)
@@ -185,7 +185,7 @@ def load_cached(tree: Tree, listing: Listing, channels: int, size: int, cache: P
         pass
     train, test = (decode(tree, split, channels, size) for split in names)
     try:
-        storage.write_whole(cache, lambda file: torch.save({"key": key, "train": train, "test": test}, file))
+        files.write_whole(cache, lambda file: torch.save({"key": key, "train": train, "test": test}, file))
     except (UserError, RuntimeError):  # torch.save turns what the system refuses into RuntimeError
         print(f"note: {cache} cannot be written, so the images will be decoded at each start", file=sys.stderr)
     return train, test

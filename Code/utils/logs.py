@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
-PLAIN_SECONDS = 10.0  # between plain lines
+PLAIN_SECONDS, BAR_SECONDS = 10.0, 1.0  # between plain lines, and between the numbers of a bar
 
 
 class Progress:
@@ -42,7 +42,7 @@ class Progress:
     def update(self, details: Callable[[], dict[str, float]] = dict, steps: int = 1):
         self.done += steps
         now = time.monotonic()
-        due = now - self.shown >= (PLAIN_SECONDS if self.bar.disable else self.bar.mininterval)
+        due = now - self.shown >= (PLAIN_SECONDS if self.bar.disable else BAR_SECONDS)
         if due:
             self.shown = now
             text = self._text(details(), now - self.begun - self.paused_for)

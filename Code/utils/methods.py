@@ -85,7 +85,7 @@ def find(name: str) -> Method:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # whatever the user's module raises
-        raise UserError(f"cannot import {name!r} ({reason(error)}); {module}.py belongs into the current "
+        raise UserError(f"cannot import {name!r} ({reason(error)}); {module}.py belongs in the current "
                         "directory") from None
     if isinstance(found, Method):
         return found

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.errors import UserError
-from utils.layers import AvgPool2d, Conv2d
+from utils.layers import AvgPool2d, Conv2d, GroupNorm
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -25,8 +25,8 @@ POOLINGS = {
     "none": None,
 }
 NORMALISATIONS = {
-    "instance": lambda shape: nn.GroupNorm(shape[0], shape[0]),
-    "group": lambda shape: nn.GroupNorm(4, shape[0]),
+    "instance": lambda shape: GroupNorm(shape[0], shape[0]),
+    "group": lambda shape: GroupNorm(4, shape[0]),
     "layer": nn.LayerNorm,
     "batch": lambda shape: nn.BatchNorm2d(shape[0]),
     "none": None,
@@ -60,7 +60,9 @@ class ConvNet(nn.Module):
                 layers.append(POOLINGS[pooling]())
                 height, breadth = height // 2, breadth // 2
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(_flat_size(self, self.features, channel, im_size), num_classes)
+        if not height * breadth:
+            raise ValueError("pooled to nothing")
+        self.classifier = nn.Linear(width * height * breadth, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.features(x).flatten(1))
@@ -273,7 +275,7 @@ def get_network(name: str, channel: int, num_classes: int, im_size: int | tuple[
     height, width = (im_size, im_size) if isinstance(im_size, int) else im_size
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
         try:
             return build(channel, num_classes, (height, width), **settings)
         except (RuntimeError, ValueError):

@@ -17,6 +17,12 @@ FREE_ON_RESUME = ("data_path", "save_path", "device", "max_batch", "compile", "r
                   "tensorboard")
 
 
+# What the published MNIST commands set beside the flags' own defaults; where benchmark.py and compare.py start.
+PUBLISHED_MNIST = {"dataset": "MNIST", "model": "ConvNet", "ipc": 10, "lr_img": 0.2, "net_decay": True,
+                   "embed_last": 1000, "syn_ce": True, "ce_weight": 0.5, "train_net_num": 1, "aug": True}
+MOST_SEED = 2**32 - 1  # that scikit-learn takes
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line."""
 
@@ -24,16 +30,16 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
-def _checked(check):
-    """An argparse type from a function that raises UserError or ValueError with the reason."""
-
-    def convert(text: str):
+def accepted_by(check: Callable[[str], object]) -> Callable[[str], str]:
+    """An argparse type: text that `check` takes without a UserError or ValueError."""
+    def accept(text: str) -> str:
         try:
-            return check(text)
+            check(text)
         except (UserError, ValueError) as error:
             raise argparse.ArgumentTypeError(str(error)) from None
+        return text
 
-    return convert
+    return accept
 
 
 def _at_most(high: float) -> str:
@@ -48,10 +54,10 @@ def integer(low: int, high: float = float("inf")):
         except ValueError:
             value = None
         if value is None or not low <= value <= high:
-            raise ValueError(f"{text!r} is not a whole number of at least {low}{_at_most(high)}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {low}{_at_most(high)}")
         return value
 
-    return _checked(check)
+    return check
 
 
 def number(low: float, high: float = float("inf"), above: bool = False):
@@ -63,40 +69,17 @@ def number(low: float, high: float = float("inf"), above: bool = False):
             value = float("nan")
         if not low <= value <= high or value == float("inf") or (above and value == low):
             least = f"{'above' if above else 'of at least'} {low:g}"
-            raise ValueError(f"{text!r} is not a number {least}{_at_most(high)}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number {least}{_at_most(high)}")
         return value
 
-    return _checked(check)
+    return check
 
 
-def _strategy(text: str) -> str:
-    augment.parse_strategy(text)
-    return text
-
-
-def _method(name: str) -> str:
-    methods.find(name)
-    return name
-
-
-def _pool_network(name: str) -> str:
+def _check_pool_network(name: str) -> None:
     if networks.check_name(name) not in networks.CONVNETS:
         raise ValueError(f"{name} has no embedding to match; choose a ConvNet variant")
     if networks.CONVNETS[name].get("normalisation") == "batch":
         raise ValueError(f"{name}: batch normalisation mixes the images of a batch; choose another ConvNet variant")
-    return name
-
-
-network_name = _checked(networks.check_name)
-
-
-def _name_in(table, what: str):
-    def check(text: str) -> str:
-        if text not in table:
-            raise ValueError(f"unknown {what} {text!r}; known: {', '.join(table)}")
-        return text
-
-    return _checked(check)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -126,9 +109,9 @@ def build_parser(description: str, defaults: dict) -> Parser:
 
 def _add_task(parser: Parser):
     flag = parser.add_argument_group("task").add_argument
-    flag("--method", type=_checked(_method), default="BACON",
+    flag("--method", type=accepted_by(methods.find), default="BACON",
          help=f"{', '.join(methods.METHODS)}, or your own objective as module:function")
-    flag("--model", type=_checked(_pool_network), default="ConvNet_GBN",
+    flag("--model", type=accepted_by(_check_pool_network), default="ConvNet_GBN",
          help="ConvNet variant of the pool, and of evaluation mode S")
     flag("--ipc", type=integer(1), default=1, help="synthetic images per class")
     flag("--aug", action=argparse.BooleanOptionalAction, default=False,
@@ -139,17 +122,17 @@ def _add_task(parser: Parser):
 def add_data(parser: Parser):
     """The flags of what is read and computed on, shared with evaluate.py."""
     flag = parser.add_argument_group("data and machine").add_argument
-    flag("--dataset", type=_name_in(sources.SOURCES, "data set"), default="MNIST", help="data set")
+    flag("--dataset", type=accepted_by(sources.find), default="MNIST", help="data set")
     flag("--data_path", type=Path, default="data",
          help="folder of the data sets; images in <data_path>/<dataset>/{train,test}/<class>/ come before the "
               "published files, and what is missing is downloaded")
     flag("--im_size", type=integer(1), help="side that images are resized to; None: the data set's own")
     flag("--zca", action="store_true", help="whiten the images (ZCA)")
     flag("--save_path", type=Path, default="result", help="folder for sets, pictures and records")
-    flag("--seed", type=integer(0, 2**32 - 1), default=0, help="decides every random draw of the run")
+    flag("--seed", type=integer(0, MOST_SEED), default=0, help="decides every random draw of the run")
     flag("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: cuda where there is one")
     flag("--max_batch", type=integer(1),
-         help="images per network pass; None: as many as free memory holds, at most 512 on a CPU and 4,096 on a GPU")
+         help="images per network pass; None: as many as free memory holds, at most 512 on a CPU and 2,048 on a GPU")
     flag("--precision", choices=("fp32", "tf32", "bf16"),
          help="of convolutions and matrix products; None: fp32, but on a GPU tf32 for convolutions, as PyTorch has it; "
               "bf16: by autocast, with statistics and losses in fp32")
@@ -163,7 +146,7 @@ def _add_images(parser: Parser):
     flag = parser.add_argument_group("synthetic images").add_argument
     flag("--Iteration", type=integer(0), default=20000, help="iterations; 0 evaluates the starting set")
     flag("--init", choices=("real", "noise"), default="real", help="what the images start from")
-    flag("--optim", choices=("sgd", "adam"), default="sgd", help="optimizer of the images")
+    flag("--optim", choices=("sgd", "adam"), default="sgd", help="optimizer of the images; adam steps class by class")
     flag("--lr_img", type=number(0, above=True), default=1.0, help="learning rate of the images")
     flag("--outer_loop", type=integer(1), default=1, help="image updates per iteration")
     flag("--visits", choices=("each", "joint"), default="each",
@@ -232,7 +215,7 @@ def add_evaluation(parser: Parser):
     flag("--epoch_eval_train", type=integer(0), default=1000, help="epochs to train an evaluated network, less 1")
     flag("--batch_train", type=integer(1), default=256, help="batch size of its training")
     flag("--lr_net", type=number(0, above=True), default=0.01, help="its learning rate, and that of the pool")
-    flag("--dsa_strategy", type=_checked(_strategy), default="color_crop_cutout_flip_scale_rotate",
+    flag("--dsa_strategy", type=accepted_by(augment.parse_strategy), default="color_crop_cutout_flip_scale_rotate",
          help="augmentations of DSA, joined by _, in distillation and evaluation; none for none")
 
 

@@ -51,8 +51,9 @@ class Passes:
         self.part = CACHE_SIZED if self.compiled and on_cpu else None
         channels_last = device.type == "cuda" or (on_cpu and self.compiled)
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        if device.type == "cuda" and options.precision:
-            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = options.precision == "tf32"
+        if device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = options.precision in (None, "tf32")
+            torch.backends.cuda.matmul.allow_tf32 = options.precision == "tf32"
 
     def prepare(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
         """The network on the device, in the layout that suits it."""
@@ -66,8 +67,7 @@ class Passes:
         return (batch,) if shared else batch.split(self._part(len(batch)))
 
     def _part(self, count: int) -> int:
-        """Images of each part of `count` images: the largest that leaves no rest and is more than half of the most,
-        or else the most."""
+        """Images of each part: the largest divisor of `count` between half of the most and the most; else the most."""
         return next((size for size in range(self.part, self.part // 2, -1) if count % size == 0), self.part)
 
     def _each(self, function, network: nn.Module, images: Tensor, *more) -> Iterator:

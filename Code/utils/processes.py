@@ -65,6 +65,8 @@ def _others_alive():
     try:
         yield
     except RuntimeError as error:
+        if "out of memory" in str(error):
+            raise
         raise Lost(f"process {rank()}: another process of this run has ended ({reason(error)}); continue with --resume "
                    "auto and any number of processes") from None
 
@@ -110,6 +112,11 @@ def agree(number: int) -> int:
     return int(numbers)
 
 
+def wait_for_all() -> None:
+    """Comes back when every process has come here."""
+    agree(0)
+
+
 def first_only(function: Callable[..., None]) -> Callable[..., None]:
     """Decorates what only the first process is to do, such as writing a file."""
 
@@ -125,10 +132,10 @@ def first_only(function: Callable[..., None]) -> Callable[..., None]:
 def first_goes_first():
     """The others do this when the first has done it, so that they find what it downloaded."""
     if rank() > 0:
-        agree(0)
+        wait_for_all()
     yield
     if rank() == 0:
-        agree(0)
+        wait_for_all()
 
 
 def first_decides(decide: Callable[[], object]):

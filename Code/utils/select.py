@@ -55,7 +55,7 @@ def k_means(features: Tensor, count: int, seed: int) -> np.ndarray:
     return np.concatenate([nearest, np.setdiff1d(np.arange(len(points)), nearest)[:count - len(filled)]])
 
 
-def positions(select, data: RealData, pool: Pool, options, max_batch: int) -> np.ndarray:
+def choose(select, data: RealData, pool: Pool, options, max_batch: int) -> np.ndarray:
     """Positions (sets, K, ipc) within each class; four sets for a formation, otherwise one.
 
     The pool's first network is trained before its features are taken. UserError where a class is too small.

@@ -219,3 +219,10 @@ SOURCES = {
     "TinyImageNet": Source((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 64, _read_tiny),
     "folder": Source(None, None, 32, _read_users, ("train/<class>/*.png",)),
 }
+
+
+def find(name: str) -> Source:
+    """The data set of this name; UserError where there is none."""
+    if name not in SOURCES:
+        raise UserError(f"unknown data set {name!r}; known: {', '.join(SOURCES)}")
+    return SOURCES[name]

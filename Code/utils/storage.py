@@ -1,14 +1,6 @@
-"""Files: synthetic sets (.pt), pictures, and the records of a run. Every file appears whole or not at all.
+"""Synthetic sets: their .pt files, those of others, and their pictures."""
 
-Where several processes share a run, the first one writes its files.
-"""
-
-import contextlib
-import fcntl
 import io
-import json
-import os
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -19,91 +11,18 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 from torchvision.utils import make_grid, save_image
 
-from utils import augment, processes, unpickle
+from utils import augment, files, unpickle
 from utils.errors import UserError, reason
-from utils.normalisation import Whitening, to_pixels
+from utils.normalisation import Whitening, per_channel, to_pixels
 
 GAP = 2  # pixels around the images of a picture
-
-
-@processes.first_only
-def write_whole(path: Path, write) -> None:
-    """Calls `write(file)` on a temporary file beside `path`, then renames it into place.
-
-    Raises UserError where the file cannot be written; what was there before stays.
-    """
-    with writing(path):
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-
-
-@contextlib.contextmanager
-def writing(path: Path, then: str = "continue with --resume auto"):
-    """Around writing to `path`: what the system refuses (a full disk, a vanished folder) becomes a UserError."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); make room or put the folder right, "
-                        f"then {then}") from None
-
-
-@contextlib.contextmanager
-def locked(folder: Path):
-    """Holds a folder against other runs. The lock is the system's, which drops it however a process ends."""
-    if processes.rank() > 0:
-        yield
-        return
-    with writing(folder / "lock"):
-        file = (folder / "lock").open("a")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"--save_path: another run is writing to {folder}; wait for its end or choose another "
-                            "folder") from None
-        except OSError as error:
-            print(f"note: {folder} cannot be locked ({error.strerror}); start only one run there", flush=True)
-        yield
-
-
-@processes.first_only
-def remove(folder: Path, *names: str) -> None:
-    """Removes the files of a folder whose names match one of these patterns."""
-    for name in names:
-        for path in folder.glob(name):
-            path.unlink()
-
-
-def remove_temporary(folder: Path, *names: str) -> None:
-    """Removes what `write_whole` left where a process was killed; `names` are patterns of final names."""
-    remove(folder, *(f".{name}.????????" for name in names))
-
-
-def make_folder(path: Path, flag: str = "--save_path") -> Path:
-    """Creates a folder that can be written to, or raises UserError, which names the flag."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise UserError(f"{flag}: cannot write to {path} ({error.strerror}); choose another folder") from None
-    return path
 
 
 def save(path: Path, record: dict) -> None:
     """Writes a set: {"data": [[images, labels], ...], "accs_all_exps": {...}, "meta": {...}}."""
     content = io.BytesIO()  # because torch.save on a file hides why the file could not be written
     torch.save(record, content)
-    write_whole(path, lambda file: file.write(content.getbuffer()))
+    files.write_whole(path, lambda file: file.write(content.getbuffer()))
 
 
 def load(path: str | Path) -> dict:
@@ -175,22 +94,16 @@ def packed(record: dict) -> dict:
     Each channel is spread from its lowest to its highest value over 0..255, so nothing is clipped, and a
     value moves by at most half a step. `meta["packed"]` has low and step of each channel.
     """
-    images = torch.cat([images for images, _ in record["data"]])
-    low, high = images.amin(dim=(0, 2, 3)), images.amax(dim=(0, 2, 3))
+    every = torch.cat([images for images, _ in record["data"]])
+    low, high = (extreme(dim=(0, 2, 3), keepdim=True) for extreme in (every.amin, every.amax))
     step = ((high - low) / 255).clamp(min=torch.finfo(torch.float32).tiny)
-    pairs = [[((images - _spread(low)) / _spread(step)).round().to(torch.uint8), labels]
-             for images, labels in record["data"]]
-    return {**record, "data": pairs,
-            "meta": {**record["meta"], "packed": {"low": low.tolist(), "step": step.tolist()}}}
+    pairs = [[((images - low) / step).round().to(torch.uint8), labels] for images, labels in record["data"]]
+    scale = {"low": low.flatten().tolist(), "step": step.flatten().tolist()}
+    return record | {"data": pairs, "meta": record["meta"] | {"packed": scale}}
 
 
 def _unpacked(images: Tensor, low: list[float], step: list[float]) -> Tensor:
-    return images * _spread(torch.tensor(step)) + _spread(torch.tensor(low))
-
-
-def _spread(values: Tensor) -> Tensor:
-    """One value for each channel, (C,), in the form that images (N, C, H, W) combine with."""
-    return values.reshape(-1, 1, 1)
+    return per_channel(low, images.float()) + images * per_channel(step, images.float())
 
 
 def load_synthetic(path: str | Path, experiment: int = 0, formation: int = 1) -> tuple[Tensor, Tensor]:
@@ -237,10 +150,13 @@ def save_picture(path: Path, pixels: Tensor, per_row: int) -> None:
     """Writes images (N, C, H, W) with pixels in 0..1 as a PNG grid, small ones enlarged to see their pixels."""
     factor = _enlargement(pixels.shape[-1])
     enlarged = pixels.cpu().repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
-    grid = make_grid(enlarged, nrow=per_row, padding=GAP)
-    if len(pixels) == 1:  # to which make_grid gives no padding
-        grid = F.pad(grid, [GAP] * 4)
-    write_whole(path, lambda file: save_image(grid, file, format="png"))
+    files.write_whole(path, lambda file: save_image(grid(enlarged, per_row, GAP), file, format="png"))
+
+
+def grid(images: Tensor, per_row: int, gap: int, between: float = 0.0) -> Tensor:
+    """Images (N, C, H, W) side by side, with `gap` pixels of the value `between` around each."""
+    sheet = make_grid(images, nrow=per_row, padding=gap, pad_value=between)
+    return sheet if len(images) > 1 else F.pad(sheet, [gap] * 4, value=between)  # make_grid puts none around one image
 
 
 def load_picture(path: Path, shape: tuple[int, int, int], per_row: int) -> Tensor:
@@ -262,21 +178,3 @@ def load_picture(path: Path, shape: tuple[int, int, int], per_row: int) -> Tenso
 
 def _enlargement(side: int) -> int:
     return max(1, 64 // side)
-
-
-def write_json(path: Path, content: dict) -> None:
-    write_whole(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
-
-
-def append_json(path: Path, content: dict) -> None:
-    """Appends one line to a JSON-lines file. UserError where it cannot be written."""
-    with writing(path, then="start again"), path.open("a") as file:
-        file.write(json.dumps(content) + "\n")
-
-
-def write_json_lines(path: Path, lines: list[dict]) -> None:
-    write_whole(path, lambda file: file.write("".join(json.dumps(line) + "\n" for line in lines).encode()))
-
-
-def read_json_lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,0 +1,109 @@
+"""Writing files: every one appears whole or not at all, and what the system refuses is one line.
+
+Where several processes share a run, the first one writes its files.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from utils import processes
+from utils.errors import UserError
+
+
+@processes.first_only
+def write_whole(path: Path, write) -> None:
+    """Calls `write(file)` on a temporary file beside `path`, then renames it into place.
+
+    Raises UserError where the file cannot be written; what was there before stays.
+    """
+    with writing(path):
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def writing(path: Path, then: str = "continue with --resume auto"):
+    """Around writing to `path`: what the system refuses (a full disk, a vanished folder) becomes a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); make room or put the folder right, "
+                        f"then {then}") from None
+
+
+@contextlib.contextmanager
+def locked(folder: Path):
+    """Holds a folder against other runs. The lock is the system's, which drops it however a process ends."""
+    if processes.rank() > 0:
+        yield
+        return
+    with writing(folder / "lock"):
+        file = (folder / "lock").open("a")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"--save_path: another run is writing to {folder}; wait for its end or choose another "
+                            "folder") from None
+        except OSError as error:
+            print(f"note: {folder} cannot be locked ({error.strerror}); start only one run there", flush=True)
+        yield
+
+
+@processes.first_only
+def remove(folder: Path, *names: str) -> None:
+    """Removes the files of a folder whose names match one of these patterns."""
+    for name in names:
+        for path in folder.glob(name):
+            path.unlink()
+
+
+def remove_temporary(folder: Path, *names: str) -> None:
+    """Removes what `write_whole` left where a process was killed; `names` are patterns of final names."""
+    remove(folder, *(f".{name}.????????" for name in names))
+
+
+def make_folder(path: Path, flag: str = "--save_path") -> Path:
+    """Creates a folder that can be written to, or raises UserError, which names the flag."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(f"{flag}: cannot write to {path} ({error.strerror}); choose another folder") from None
+    return path
+
+
+def write_text(path: Path, text: str) -> None:
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, content: dict) -> None:
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def append_json(path: Path, content: dict) -> None:
+    """Appends one line to a JSON-lines file. UserError where it cannot be written."""
+    with writing(path, then="start again"), path.open("a") as file:
+        file.write(json.dumps(content) + "\n")
+
+
+def write_json_lines(path: Path, lines: list[dict]) -> None:
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def read_json_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
