@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from compare import cell
 from conftest import TINY, call_script, run_script
-from utils import storage
+from utils import options, storage
 
 FLAGS = ["--dataset", "digits", *TINY, "--ipcs", 1, 2, "--seeds", 0, 1]
 METHODS = ["--methods", "random", "random --aug", "DM", "BACON --no-aug --tv_weight 0"]
@@ -45,6 +46,13 @@ def test_each_cell_has_its_own_options(compared):
         assert (meta["seed"], meta["options"]["aug"], meta["options"]["Iteration"]) == expected
 
 
+def test_flags_of_different_values_have_different_folders(tmp_path):
+    shared = options.build_parser("", {}).parse_args(["--save_path", str(tmp_path)])
+    folders = {cell(f"BACON {flags}", 1, 0, shared).save_path.name
+               for flags in ("--embed_last 1", "--embed_last -1", "--aug", "--no-aug", "--lr_img 0.1", "--lr_img 01")}
+    assert len(folders) == 6
+
+
 def test_finished_runs_are_not_repeated(compared):
     folder, _ = compared
     before, table = sets(folder), (folder / "compare.md").read_text()
@@ -81,6 +89,8 @@ def test_budget_in_minutes(tmp_path):
     (["--methods", "DM", "--ipc", 5], "--ipcs"),
     (["--methods", "DM", "--seed", 5], "--seeds"),
     (["--methods", "DM", "--method", "DM"], "--methods"),
+    (["--methods", "DM", "--ipcs", 1, 300], "--ipc 300"),
+    (["--methods", "DM", "--ipcs", 0], "--ipcs"),
 ])
 def test_bad_input_is_one_line_before_anything_runs(compared, flags, named):
     folder, _ = compared
