@@ -43,6 +43,26 @@ def test_published_format(name, tmp_path):
     assert loaded.test_labels.bincount().tolist() == [1 if classes == 100 else 2] * classes
 
 
+def test_a_failed_download_leaves_what_came_and_no_empty_folder(tmp_path):
+    def download(root):
+        for folder in ("some/raw", "none/raw"):
+            (root / folder).mkdir(parents=True)
+        (root / "some/raw/images").write_bytes(b"whole")
+        raise ConnectionError("no network")
+
+    (tmp_path / "old").mkdir()
+    source = sources.Source((0.5,), (0.5,), 28, None, ("some/raw/images", "none/raw/labels"), download)
+    for data_path in (tmp_path, tmp_path / "new/path"):
+        with pytest.raises(UserError, match="no network"):
+            source.load("TEST", data_path, 28)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if not any(path.glob("*"))) == [
+        "new/path/some/raw/images", "old", "some/raw/images"]
+    source = sources.Source((0.5,), (0.5,), 28, None, ("absent",), lambda root: (root / "a/b").mkdir(parents=True))
+    with pytest.raises(UserError, match="TEST"):
+        source.load("TEST", tmp_path / "gone/path", 28)
+    assert not (tmp_path / "gone").exists()
+
+
 @pytest.fixture(scope="module")
 def tiny_folder(tmp_path_factory):
     return formats.write_tiny(tmp_path_factory.mktemp("tiny"), 3, classes=20)

@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-import shutil
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,15 +76,20 @@ class Source:
 
     def _published(self, data_path: Path, size: int) -> Arrays:
         if self.download and not all((data_path / file).is_file() for file in self.files):
-            existed = data_path.exists()
+            existing = _folders(data_path)
             try:
                 with contextlib.redirect_stdout(io.StringIO()):
                     self.download(data_path)
-            except Exception:
-                if not existed and not any(path.is_file() for path in data_path.rglob("*")):
-                    shutil.rmtree(data_path, ignore_errors=True)  # empty folders; a file that came is not to come again
-                raise
+            finally:
+                for folder in sorted(_folders(data_path) - existing, reverse=True):
+                    with contextlib.suppress(OSError):  # only empty ones go; a file that came is not to come again
+                        folder.rmdir()
         return self.read(data_path, size)
+
+
+def _folders(root: Path) -> set[Path]:
+    """The folders that exist above and below one, and itself."""
+    return {*(Path(folder) for folder, _, _ in os.walk(root)), *filter(Path.exists, root.parents)}
 
 
 def _folder_named(data_path: Path, name: str) -> Path | None:
