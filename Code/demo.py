@@ -76,7 +76,7 @@ def plot(compared: list[tuple[list[Row], Record]], path: Path) -> None:
 
 def main() -> None:
     parser = options.new_parser(__doc__)
-    parser.add_argument("--save_path", default="result", help="folder for sets, pictures and records")
+    parser.add_argument("--save_path", default="result/demo", help="folder for sets, pictures and records")
     save_path = parser.parse_args().save_path
     compared = [compare(ipc, save_path) for ipc in (1, 10)]
     records = [record for _, record in compared]

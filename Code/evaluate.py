@@ -1,7 +1,7 @@
 """Evaluates a saved synthetic set: trains fresh networks on it and tests them on the real test images.
 
     python3 -u evaluate.py --synthetic result/res_BACON_MNIST_ConvNet_10ipc.pt --eval_mode M
-    python3 -u evaluate.py --synthetic res_DM_CIFAR10_ConvNet_10ipc.pt --dataset CIFAR10 --fair
+    python3 -u evaluate.py --synthetic a_set_of_DM.pt --dataset CIFAR10 --fair
 
 Takes our sets, .pt files in the form of DM and IDM, published .pkl checkpoints (those made with --aug need it
 here too), and folders of images by class. Our sets bring the protocol they were made with; flags override it.
@@ -38,8 +38,8 @@ def parse() -> tuple[Namespace, dict]:
     group.add_argument("--model", type=options.accepted_by(networks.check_name), default="ConvNet",
                        help="network of mode S")
     group.add_argument("--fair", action="store_true",
-                       help="add random real images, the formation's start and the whole training set, with and "
-                            "without augmentation, and DD-Ranking's measures")
+                       help="add random real images, the formation's start and the whole training set, the set and "
+                            "random images without augmentation, and DD-Ranking's measures")
     group.add_argument("--epoch_whole_train", type=options.integer(0), default=30,
                        help="with --fair: epochs on the whole training set, less 1")
     options.add_data(parser)

@@ -2,9 +2,10 @@
 
     python3 -u publish.py result/res_BACON_MNIST_ConvNet_10ipc.pt --data_path data --num_eval 5
 
-A set becomes <to>/<dataset>/<method>_ipc<k>.pt with its card, .json, beside it. Both the set as it was and the one
-in 8 bits are evaluated by evaluate.py, whose flags come after the sets; the same command gives the card's accuracy
-again. A set that loses in 8 bits more than the deviation between networks, and than half a point, is refused.
+A set becomes <to>/<dataset>/<method>_ipc<k>.pt with its card, .json, beside it; one that is there stays. Both the set
+as it was and the one in 8 bits are evaluated by evaluate.py, whose flags come after the sets; the same command gives
+the card's accuracy again. A set that loses in 8 bits more than the deviation between networks, and than half a point,
+is refused.
 """
 
 import hashlib
@@ -24,12 +25,13 @@ TITLE = """# Distilled sets
 
 Made by the commands in the cards (`.json`), written by `Code/publish.py`. In Python, from `Code/`, ready to train on:
 
+    import utils
     images, labels = utils.load_synthetic("../Distilled/MNIST/BACON_ipc10.pt")
 
 The accuracies are mean and standard deviation over (n) networks, and each card has the command that gives them
-("evaluated by"). Where that trains for fewer epochs than the set's own run, whose accuracies the card has, too, they
-are lower. Images are stored in 8 bits; the last but one column is the accuracy of the set before that, trained with the
-same draws.
+("evaluated by"; put the folder before the set's name). They are lower than those of the set's own run, which the card
+has, too, where they come from fewer epochs. Images are stored in 8 bits; the last but one column is the accuracy of the
+set before that, trained with the same draws.
 
 """
 OWN_MACHINE = ("data_path", "save_path", "resume", "device")  # options that say nothing to others
@@ -73,6 +75,9 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
     except (OSError, LookupError, TypeError, ValueError):
         raise UserError(f"{path}: options.json of its run is damaged or not in {run_folder}; publish a set where its "
                         "run left it") from None
+    target = to / meta["dataset"] / f"{meta['method'].replace(':', '.')}_ipc{meta['ipc']}.pt"
+    if target.exists():
+        raise UserError(f"--to: {target} is there already; delete it and its card, or choose another folder")
     meta["options"] = {name: value for name, value in meta["options"].items() if name not in OWN_MACHINE}
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "packed.pt"
@@ -83,7 +88,7 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
         if before["mean"] - after["mean"] > max(before["std"], after["std"], 0.005):
             raise UserError(f"{path}: in 8 bits {after['model']} reaches {percent(after['accuracies'])}, before "
                             f"{percent(before['accuracies'])}; it is not published")
-    target = files.make_folder(to / meta["dataset"], "--to") / f"{meta['method']}_ipc{meta['ipc']}.pt"
+    files.make_folder(target.parent, "--to")
     files.write_whole(target, lambda file: file.write(content))
     files.write_json(target.with_suffix(".json"), {
         "set": target.name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content),
@@ -92,6 +97,7 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
         "accuracies of its run": record["accs_all_exps"],
         "evaluated by": shared_command(["evaluate.py", "--synthetic", target.name, *flags]),
         "evaluation": without_path(lines), "evaluation in float32": without_path(whole)})
+    print(f"published: {target}, with its card", flush=True)
 
 
 def without_path(lines: list[dict]) -> list[dict]:
@@ -125,9 +131,12 @@ def main() -> None:
         if path.suffix != ".pt":  # the value of a flag of evaluate.py, which this parser does not know
             parser.error(f"{path}: not a .pt file; name the sets first, then the flags of evaluate.py")
     with reported(alone=True):
+        readme = args.to / "README.md"
+        if readme.exists() and not readme.read_text(errors="replace").startswith(TITLE.splitlines()[0]):
+            raise UserError(f"--to: {readme} is another page, which the table would replace; choose another folder")
         for path in args.sets:
             publish(path, args.to, args.note, flags)
-            files.write_text(args.to / "README.md", TITLE + table(args.to))
+            files.write_text(readme, TITLE + table(args.to))
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def make_options():
 
     def make(*flags):
         return options.parse("", [str(flag) for flag in flags], dataset="digits", model="ConvNetW32", lr_img=0.2,
-                             batch_real=32, trained_bs=32, model_train_steps=2, embed_last=1000,
+                             batch_real=16, trained_bs=16, model_train_steps=2, embed_last=1000,
                              compile=False)
 
     return make

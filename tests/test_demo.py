@@ -23,13 +23,14 @@ def test_first_run(tmp_path, monkeypatch, capsys):
     assert [row[:2] for row in rows] == [*((what, ipc) for ipc in ("1", "10") for what in compared),
                                          ("whole training set (1 epochs)", "143")]
     assert "(2 networks)" in printed
+    left_in = tmp_path / "result" / "demo"
     for ipc, row in ((1, rows[2]), (10, rows[5])):
         name = f"BACON_digits_ConvNetW32_{ipc}ipc"
-        record = storage.load(tmp_path / "result" / f"res_{name}.pt")
+        record = storage.load(left_in / f"res_{name}.pt")
         accuracies = record["accs_all_exps"]["ConvNetW32"]
         assert record["meta"]["iteration"] == [2] and len(accuracies) == 2
         assert row[2] == f"{100 * np.mean(accuracies):.2f} +- {100 * np.std(accuracies):.2f} %"
         for left in (f"res_{name}.pt", f"vis_{name}_exp0_iter2.png"):
-            assert str(tmp_path / "result" / left) in printed and (tmp_path / "result" / left).exists()
-    curve = tmp_path / "result" / "demo_accuracy.png"
+            assert str(left_in / left) in printed and (left_in / left).exists()
+    curve = left_in / "demo_accuracy.png"
     assert str(curve) in printed and curve.read_bytes().startswith(b"\x89PNG")

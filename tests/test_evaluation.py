@@ -47,7 +47,7 @@ def test_passes_learning_rates_and_momentum_restart(make_options, monkeypatch, e
 
 def test_whole_training_set_is_learned_and_noise_is_not(digits, make_options):
     data = digits()
-    options = make_options("--num_eval", 1, "--epoch_eval_train", 12, "--dsa_strategy", "none")
+    options = make_options("--num_eval", 1, "--epoch_eval_train", 6, "--dsa_strategy", "none", "--lr_net", 0.03)
 
     def accuracy(images):
         return evaluation.evaluate(images, data.labels, data, "ConvNetW32", options, Draws(0), ("test",))[0]

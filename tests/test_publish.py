@@ -79,6 +79,18 @@ def test_publish(finished, tmp_path):
     call_script("evaluate.py", "--synthetic", tmp_path / "digits" / "BACON_ipc1.pt", *QUICK, "--save_path", again)
     line, = files.read_json_lines(again / "evaluate.jsonl")
     assert np.allclose(line["accuracies"], small["accuracies"], atol=0.02)
+    content = (tmp_path / "digits" / "BACON_ipc1.pt").read_bytes()
+    done = call_script("publish.py", finished, "--to", tmp_path, *QUICK, expect=2)
+    assert "BACON_ipc1.pt is there already" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert (tmp_path / "digits" / "BACON_ipc1.pt").read_bytes() == content
+
+
+def test_page_of_another_is_not_replaced(finished, tmp_path):
+    (tmp_path / "README.md").write_text("# My project\n")
+    done = call_script("publish.py", finished, "--to", tmp_path, *QUICK, expect=2)
+    assert f"{tmp_path}/README.md is another page" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    assert (tmp_path / "README.md").read_text() == "# My project\n"
 
 
 def test_sets_that_are_not_published(finished, tmp_path):

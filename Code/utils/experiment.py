@@ -97,7 +97,7 @@ def distil(experiment: int, record: Record, interrupts: Interrupts, state: dict 
             distillation.restore(state["distillation"])
         first, begun = state["iteration"], begun - state["seconds"]
 
-    progress = logs.Progress(f"experiment {experiment + 1}/{args.num_exp}", args.Iteration - first,
+    progress = logs.Progress(f"experiment {experiment + 1}/{args.num_exp}", args.Iteration, first=first,
                              images_per_step=distillation.images_per_step())
 
     def seconds() -> float:

@@ -13,16 +13,17 @@ PLAIN_SECONDS, BAR_SECONDS = 10.0, 1.0  # between plain lines, and between the n
 class Progress:
     """Progress of one piece of work, as a bar on a terminal and as plain lines elsewhere.
 
+    first: steps of `total` that were done before.
     `update(details)` counts a step, or several; `details` is called only when something is about to be shown, so
     that reading numbers off a GPU does not make every step wait.
     """
 
-    def __init__(self, name: str, total: int, unit: str = "it", images_per_step: int = 0):
-        self.name, self.total, self.images_per_step = name, total, images_per_step
+    def __init__(self, name: str, total: int, unit: str = "it", first: int = 0, images_per_step: int = 0):
+        self.name, self.total, self.first, self.images_per_step = name, total, first, images_per_step
         self.done, self.paused_for = 0, 0.0
         self.begun = self.shown = time.monotonic()
-        self.bar = tqdm(total=total, desc=name, unit=unit, file=sys.stdout, leave=False, dynamic_ncols=True,
-                        disable=not sys.stdout.isatty())
+        self.bar = tqdm(total=total, initial=first, desc=name, unit=unit, file=sys.stdout, leave=False,
+                        dynamic_ncols=True, disable=not sys.stdout.isatty())
 
     def __enter__(self):
         return self
@@ -47,8 +48,9 @@ class Progress:
             self.shown = now
             text = self._text(details(), now - self.begun - self.paused_for)
             if self.bar.disable:
-                left = clock((now - self.begun) / self.done * (self.total - self.done))
-                words = [self.name, f"{self.done}/{self.total}", text, f"left {left}"]
+                done = self.first + self.done
+                left = clock((now - self.begun) / self.done * (self.total - done))
+                words = [self.name, f"{done}/{self.total}", text, f"left {left}"]
                 print(" ".join(filter(None, words)), flush=True)
             else:
                 self.bar.set_postfix_str(text, refresh=False)
