@@ -62,7 +62,7 @@ def test_finished_runs_are_not_repeated(compared):
     record = storage.load(cut)
     record["meta"]["iteration"] = [1]  # as a run leaves it that is stopped between its evaluations
     storage.save(cut, record)
-    done = run_script("compare.py", *METHODS, *FLAGS, "--save_path", folder)
+    done = call_script("compare.py", *METHODS, *FLAGS, "--save_path", folder)
     assert done.stdout.count("== run") == 2 and "== run 2/2: DM, IPC 2, seed 1" in done.stdout
     after = sets(folder)
     assert {path.parent for path in before if after[path] != before[path]} == {missing, cut.parent}

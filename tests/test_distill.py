@@ -4,9 +4,18 @@ import pytest
 import torch
 
 from reference import ReferenceDM, ReferenceLoop
+from utils import networks
 from utils.distill import Distillation, VisitedAdam, VisitedSGD
 
 ITERATIONS = 10
+NARROW = {"width": 8}  # so that loops in float64 take seconds
+
+
+@pytest.fixture
+def make_options(make_options, monkeypatch):
+    monkeypatch.setitem(networks.CONVNETS, "ConvNetW8", NARROW)
+    monkeypatch.setitem(networks.NETWORKS, "ConvNetW8", (networks.ConvNet, NARROW))
+    return lambda *flags: make_options("--model", "ConvNetW8", "--batch_real", 32, "--trained_bs", 32, *flags)
 
 
 def run_both(data, options, iterations=ITERATIONS, reset_at=(), literal=ReferenceLoop):
@@ -27,20 +36,19 @@ def run_both(data, options, iterations=ITERATIONS, reset_at=(), literal=Referenc
 @pytest.mark.parametrize("syn_ce", [True, False])
 @pytest.mark.parametrize("aug", [True, False])
 class TestEngineEqualsReferenceLoop:
-    def run(self, data, make_options, ipc, syn_ce, aug, batch):
-        flags = ["--ipc", ipc, "--batch_real", batch, "--trained_bs", batch, "--net_num", 2, "--net_decay",
-                 "--net_generate_interval", 4, "--train_net_num", 2]
+    def run(self, data, make_options, ipc, syn_ce, aug):
+        flags = ["--ipc", ipc, "--net_num", 2, "--net_decay", "--net_generate_interval", 4, "--train_net_num", 2]
         return run_both(data, make_options(*flags, *["--aug"] * aug, *["--syn_ce", "--ce_weight", 0.5] * syn_ce))
 
     def test_float64(self, digits, make_options, ipc, syn_ce, aug):
-        images, expected = self.run(digits(torch.float64), make_options, ipc, syn_ce, aug, 16)
+        images, expected = self.run(digits(torch.float64), make_options, ipc, syn_ce, aug)
         torch.testing.assert_close(images, expected, rtol=0, atol=1e-8)
 
     def test_float32(self, digits, make_options, ipc, syn_ce, aug):
         """The two differ by about 1e-6. Only where rounding flips the sign of a mean difference within 1e-7
         of zero, at which TV's gradient jumps, or a ReLU, does one class (classes do not touch each other)
         part by up to 3e-3: that may happen to two of the ten."""
-        images, expected = self.run(digits(torch.float32), make_options, ipc, syn_ce, aug, 32)
+        images, expected = self.run(digits(torch.float32), make_options, ipc, syn_ce, aug)
         apart = (images - expected).abs().reshape(10, -1).amax(dim=1)
         assert (apart <= 1e-4).sum() >= 8, apart
         assert apart.max() <= 1e-2, apart
