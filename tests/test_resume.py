@@ -15,7 +15,7 @@ import children
 from conftest import TINY
 from formats import Payload
 from test_hostile_files import mutate
-from utils import checkpoint, files, storage
+from utils import checkpoint, files, logs, storage
 from utils.distill import Distillation
 from utils.errors import UserError
 
@@ -246,6 +246,14 @@ def test_resume_from_a_path_in_another_folder(whole, killed, tmp_path):
     ours, theirs = storage.load(tmp_path / "other" / f"res_{RUN}.pt"), storage.load(whole / "result" / f"res_{RUN}.pt")
     for (images, _), (expected, _) in zip(ours["data"], theirs["data"], strict=True):
         torch.testing.assert_close(images, expected, rtol=0, atol=1e-2)
+
+
+def test_progress_of_a_resumed_run_counts_from_the_start(monkeypatch, capsys):
+    monkeypatch.setattr(logs, "PLAIN_SECONDS", 0)
+    with logs.Progress("run", 10, first=4, images_per_step=8) as progress:
+        progress.begun -= 6
+        progress.update(steps=2)
+    assert capsys.readouterr().out == "run 6/10 3 images/s left 0:12\n"
 
 
 def test_resumed_tensorboard_has_every_point_once(killed, tmp_path):
