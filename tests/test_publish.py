@@ -11,6 +11,7 @@ import publish
 import utils
 from conftest import ROOT, TINY, call_script
 from utils import files, storage
+from utils.record import table_cell
 
 CARDS = sorted((ROOT / "Distilled").glob("*/*.json"))
 QUICK = ["--num_eval", 2, "--epoch_eval_train", 1]
@@ -27,6 +28,10 @@ def test_card_describes_its_set(path):
     assert len(images) == len(labels) == len(meta["class_names"]) * meta["ipc"] * meta["formation"] ** 2
     for line in card["evaluation"]:
         assert f"{100 * line['mean']:.2f} ± {100 * line['std']:.2f}" in (ROOT / "Distilled" / "README.md").read_text()
+    if card["model"] == "ConvNet":  # the paper's, whose sets are the rows of README's results
+        result = f"| {table_cell(card['accuracies of its run']['ConvNet'])} | "
+        assert any(result in row and f"{card['iteration'][0]} iterations" in row
+                   for row in (ROOT / "README.md").read_text().splitlines())
 
 
 def test_smallest_set_reaches_its_accuracy(tmp_path):
