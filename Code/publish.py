@@ -1,6 +1,6 @@
 """Puts finished sets into a folder to share: 8-bit images, a card that says all about each, a table of all.
 
-    python3 -u publish.py result/res_BACON_MNIST_ConvNet_10ipc.pt --data_path data --num_eval 5
+    python3 -u publish.py result/res_BACON_MNIST_ConvNet_10ipc.pt --to published --data_path data --num_eval 5
 
 A set becomes <to>/<dataset>/<method>_ipc<k>.pt with its card, .json, beside it; one that is there stays. Both the set
 as it was and the one in 8 bits are evaluated by evaluate.py, whose flags come after the sets; the same command gives
@@ -19,7 +19,7 @@ from pathlib import Path
 from utils import files, options, paper, storage
 from utils.errors import UserError
 from utils.experiment import reported
-from utils.record import percent, table_cell
+from utils.record import in_file_names, percent, table_cell
 
 TITLE = """# Distilled sets
 
@@ -75,7 +75,7 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
     except (OSError, LookupError, TypeError, ValueError):
         raise UserError(f"{path}: options.json of its run is damaged or not in {run_folder}; publish a set where its "
                         "run left it") from None
-    target = to / meta["dataset"] / f"{meta['method'].replace(':', '.')}_ipc{meta['ipc']}.pt"
+    target = to / meta["dataset"] / f"{in_file_names(meta['method'])}_ipc{meta['ipc']}.pt"
     if target.exists():
         raise UserError(f"--to: {target} is there already; delete it and its card, or choose another folder")
     meta["options"] = {name: value for name, value in meta["options"].items() if name not in OWN_MACHINE}

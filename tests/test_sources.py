@@ -57,7 +57,7 @@ def test_a_failed_download_leaves_what_came_and_no_empty_folder(tmp_path):
             source.load("TEST", data_path, 28)
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if not any(path.glob("*"))) == [
         "new/path/some/raw/images", "old", "some/raw/images"]
-    source = sources.Source((0.5,), (0.5,), 28, None, ("absent",), lambda root: (root / "a/b").mkdir(parents=True))
+    source = sources.Source((0.5,), (0.5,), 28, None, ("a/b/absent",), lambda root: (root / "a/b").mkdir(parents=True))
     with pytest.raises(UserError, match="TEST"):
         source.load("TEST", tmp_path / "gone/path", 28)
     assert not (tmp_path / "gone").exists()

@@ -14,6 +14,7 @@ class Progress:
     """Progress of one piece of work, as a bar on a terminal and as plain lines elsewhere.
 
     first: steps of `total` that were done before.
+
     `update(details)` counts a step, or several; `details` is called only when something is about to be shown, so
     that reading numbers off a GPU does not make every step wait.
     """

@@ -20,9 +20,14 @@ from utils.errors import UserError
 LOSS_LINES = 200  # lines of an experiment in losses.jsonl
 
 
+def in_file_names(method: str) -> str:
+    """A method as names of files have it; not all systems take the colon of one's own."""
+    return method.replace(":", ".")
+
+
 def run_name(args) -> str:
     """What the files of a run are called by."""
-    return f"{args.method.replace(':', '.')}_{args.dataset}_{args.model}_{args.ipc}ipc"
+    return f"{in_file_names(args.method)}_{args.dataset}_{args.model}_{args.ipc}ipc"
 
 
 class Record:

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,20 +75,16 @@ class Source:
 
     def _published(self, data_path: Path, size: int) -> Arrays:
         if self.download and not all((data_path / file).is_file() for file in self.files):
-            existing = _folders(data_path)
+            folders = {folder for file in self.files for folder in (data_path / file).parents}
+            missing = [folder for folder in folders if not folder.exists()]
             try:
                 with contextlib.redirect_stdout(io.StringIO()):
                     self.download(data_path)
             finally:
-                for folder in sorted(_folders(data_path) - existing, reverse=True):
+                for folder in sorted(missing, reverse=True):
                     with contextlib.suppress(OSError):  # only empty ones go; a file that came is not to come again
                         folder.rmdir()
         return self.read(data_path, size)
-
-
-def _folders(root: Path) -> set[Path]:
-    """The folders that exist above and below one, and itself."""
-    return {*(Path(folder) for folder, _, _ in os.walk(root)), *filter(Path.exists, root.parents)}
 
 
 def _folder_named(data_path: Path, name: str) -> Path | None:
