@@ -10,6 +10,7 @@ is refused.
 
 import hashlib
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -21,18 +22,17 @@ from utils.errors import UserError
 from utils.experiment import reported
 from utils.record import in_file_names, percent, table_cell
 
-TITLE = """# Distilled sets
-
+TITLE = "# Distilled sets"
+INTRODUCTION = """
 Made by the commands in the cards (`.json`), written by `Code/publish.py`. In Python, from `Code/`, ready to train on:
 
     import utils
-    images, labels = utils.load_synthetic("../Distilled/MNIST/BACON_ipc10.pt")
+    images, labels = utils.load_synthetic("{example}")
 
 The accuracies are mean and standard deviation over (n) networks, and each card has the command that gives them
 ("evaluated by"; put the folder before the set's name). They are lower than those of the set's own run, which the card
 has, too, where they come from fewer epochs. Images are stored in 8 bits; the last but one column is the accuracy of the
 set before that, trained with the same draws.
-
 """
 OWN_MACHINE = ("data_path", "save_path", "resume", "device")  # options that say nothing to others
 
@@ -104,11 +104,13 @@ def without_path(lines: list[dict]) -> list[dict]:
     return [{name: value for name, value in line.items() if name != "synthetic"} for line in lines]
 
 
-def table(to: Path) -> str:
-    """A Markdown table of all cards below a folder."""
+def page(to: Path) -> str:
+    """What the folder's README.md says: how to load a set, and a table of all cards."""
+    cards = sorted(to.glob("*/*.json"))
+    example = os.path.relpath(cards[0].with_suffix(".pt"), Path(__file__).parent)
     rows = ["| data set | set | IPC | iterations | network | epochs | test accuracy, % | before 8 bits | kB |",
             "| --- | --- | --: | --: | --- | --: | --: | --: | --: |"]
-    for path in sorted(to.glob("*/*.json")):
+    for path in cards:
         card = json.loads(path.read_text())
         dataset = f"{card['dataset']} ({card['note']})" if card["note"] else card["dataset"]
         for small, whole in zip(card["evaluation"], card["evaluation in float32"], strict=True):
@@ -117,7 +119,17 @@ def table(to: Path) -> str:
             rows.append(f"| {dataset} | [{card['set']}]({card['dataset']}/{card['set']}) | {card['ipc']} | "
                         f"{', '.join(map(str, card['iteration']))} of {paper.ITERATIONS} | {small['model']} | "
                         f"{small['epoch_eval_train'] + 1} | {accuracies} | {card['bytes'] / 1000:.0f} |")
-    return "\n".join(rows) + "\n"
+    return "\n".join([TITLE, INTRODUCTION.format(example=example), *rows]) + "\n"
+
+
+def refuse_other_page(readme: Path) -> None:
+    """UserError where the page would replace one that is not its own."""
+    try:
+        own = not readme.exists() or readme.read_text(errors="replace").startswith(TITLE)
+    except OSError:  # a folder, or not to be read
+        own = False
+    if not own:
+        raise UserError(f"--to: {readme} is another page, which the table would replace; choose another folder")
 
 
 def main() -> None:
@@ -131,12 +143,10 @@ def main() -> None:
         if path.suffix != ".pt":  # the value of a flag of evaluate.py, which this parser does not know
             parser.error(f"{path}: not a .pt file; name the sets first, then the flags of evaluate.py")
     with reported(alone=True):
-        readme = args.to / "README.md"
-        if readme.exists() and not readme.read_text(errors="replace").startswith(TITLE.splitlines()[0]):
-            raise UserError(f"--to: {readme} is another page, which the table would replace; choose another folder")
+        refuse_other_page(args.to / "README.md")
         for path in args.sets:
             publish(path, args.to, args.note, flags)
-            files.write_text(readme, TITLE + table(args.to))
+            files.write_text(args.to / "README.md", page(args.to))
 
 
 if __name__ == "__main__":

@@ -210,12 +210,23 @@ def test_two_damaged_checkpoints_are_refused(killed, tmp_path):
     assert "No such file" in refused(tmp_path, *FLAGS, "--resume", folder / "none.pt")
 
 
-@pytest.mark.parametrize("flags", [["--seed", 1], ["--lr_img", 0.3], ["--Iteration", 6, "--num_exp", 3]],
+@pytest.mark.parametrize("flags", [["--seed", 1], ["--lr_img", 0.3], ["--Iteration", 6, "--batch_real", 8]],
                          ids=lambda flags: " ".join(map(str, flags)))
 def test_options_that_change_the_run_are_refused_by_name(killed, flags, tmp_path):
     copy(killed, tmp_path)
     line = refused(tmp_path, *RESUME, *flags)
     assert all(str(word) in line for word in flags)
+
+
+def test_number_of_experiments_may_change(whole, killed, tmp_path):
+    """A finished run takes more of them, and an unfinished one fewer, but those that have sets stay."""
+    one, more = [*FLAGS, "--num_exp", 1], copy(killed, tmp_path / "more")
+    children.run(tmp_path / "more", *one, "--resume", "auto")
+    only, _ = storage.load(whole / "result" / f"res_{RUN}.pt")["data"]
+    assert torch.equal(storage.load(more.parent / f"res_{RUN}.pt")["data"][0][0], only[0])
+    children.run(tmp_path / "more", *RESUME)
+    assert left(tmp_path / "more") == left(whole)
+    assert "--num_exp 2 (not 1)" in refused(tmp_path / "more", *one, "--resume", "auto")
 
 
 def test_unfinished_run_is_not_overwritten(killed, tmp_path):

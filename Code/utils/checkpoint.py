@@ -93,7 +93,8 @@ def find(folder: Path, resume: str | None, options: dict) -> dict | None:
 
     resume: "auto" for the last checkpoint of `folder` if it has one, a path, or None to start anew, which a run
     in `folder` forbids if it is unfinished or of other options. Where the file is damaged, the one before is
-    taken and a line says so. Options outside FREE_ON_RESUME must be those of the checkpoint. Raises UserError.
+    taken and a line says so. Options outside FREE_ON_RESUME must be those of the checkpoint, but for --num_exp, which
+    may be any number that keeps the experiments with an evaluated set. Raises UserError.
     """
     present = [folder / name for name in NAMES if (folder / name).exists()]
     if resume is None and present:
@@ -107,7 +108,8 @@ def find(folder: Path, resume: str | None, options: dict) -> dict | None:
         names = NAMES[NAMES.index(path.name):] if path.name in NAMES else [path.name]
         present = [path] + [path.with_name(name) for name in names[1:] if path.with_name(name).exists()]
     state, used = _newest_whole(present)
-    if differ := differences(state["options"], options):
+    experiments = max(len(state["last"]), options["num_exp"])  # more or fewer leave those that are there as they are
+    if differ := differences(state["options"] | {"num_exp": experiments}, options):
         raise UserError(f"--resume: {used} was made with {differ}; leave these as they were, or start a new run with "
                         "another --save_path")
     return state
