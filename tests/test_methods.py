@@ -201,6 +201,17 @@ def test_k_center_takes_the_farthest():
     assert select.k_center(points, 4, 0).tolist() == [2, 4, 0, 1]
 
 
+def test_selection_is_by_the_features_of_a_trained_network(digits, make_options):
+    data = digits(torch.float64)
+    flags = ["--method", "herding", "--ipc", 3, "--model_train_steps", 2, "--trained_bs", 64]
+    engine = Distillation(data, make_options(*flags))
+    member, = engine.pool.members
+    assert member.seen == 128
+    for rows, images in zip(data.class_rows, engine.images, strict=True):
+        chosen = select.herding(member.network.embed(data.batch(rows)), 3, 0)
+        assert torch.equal(images, data.batch(rows[chosen]))
+
+
 @pytest.mark.parametrize("method", ["random", "herding", "kcenter", "kmeans"])
 def test_a_selection_is_a_set_of_real_images(digits, make_options, method):
     """Each stored image is a real one of its class, none twice; with --aug, each tile is one."""
