@@ -120,3 +120,12 @@ def test_momentum_carries_a_gradient_as_measured():
     optimizer.step(torch.eye(10)[:1].T.reshape(10, 1, 1))
     optimizer.before()
     assert images[0].item() == pytest.approx(-0.39961, abs=5e-6)
+
+
+def test_progress_counts_the_images_that_go_through_networks(digits, make_options):
+    options = make_options("--ipc", 2, "--aug", "--train_net_num", 2, "--batch_real", 140)
+    engine, counts = Distillation(digits(), options), []
+    for member in engine.pool.members:
+        member.network.features[0].register_forward_hook(lambda layer, inputs, output: counts.append(len(inputs[0])))
+    engine.step(1)
+    assert sum(counts) == engine.images_per_step()
