@@ -129,3 +129,12 @@ def test_progress_counts_the_images_that_go_through_networks(digits, make_option
         member.network.features[0].register_forward_hook(lambda layer, inputs, output: counts.append(len(inputs[0])))
     engine.step(1)
     assert sum(counts) == engine.images_per_step()
+
+
+@pytest.mark.parametrize("flags, expected", [
+    ([], range(12)), (["--net_begin", 1], range(1, 12)), (["--net_end", 11], range(11)),
+    (["--net_begin", 1, "--net_end", 11], range(12))], ids=lambda flags: " ".join(map(str, flags)))
+def test_positions_restrict_the_choice_where_over_ten_remain(digits, make_options, flags, expected):
+    pool = Distillation(digits(), make_options("--train_net_num", 100, *flags)).pool
+    pool.members = list(range(12))
+    assert sorted(pool.matching(iteration=0, loop=0)) == list(expected)
