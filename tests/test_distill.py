@@ -65,6 +65,8 @@ class TestEngineEqualsReferenceLoop:
     ["--dsa_strategy", "none"],
     ["--max_batch", 7],
     ["--batch_real", 140],
+    ["--outer_loop", 2, "--train_net_num", 2],
+    ["--net_num", 5, "--net_push_num", 2, "--net_generate_interval", 2, "--fetch_net_num", 4],
 ], ids=lambda flags: " ".join(map(str, flags)))
 def test_options_keep_engine_and_reference_equal(digits, make_options, flags):
     """batch_real 140 is more than one class has, so classes come in chunks of different sizes."""
