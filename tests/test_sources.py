@@ -12,6 +12,7 @@ import formats
 from conftest import SHARED, needs_shared_data
 from utils import data, image_files, sources
 from utils.errors import UserError
+from utils.normalisation import statistics
 
 
 def by_label(images, labels):
@@ -28,6 +29,25 @@ WRITERS = {
     "CIFAR100": (lambda folder: formats.write_cifar100(folder, 7), 100, 32, 3),
 }
 
+PUBLISHED = {  # mean and std of the published scripts
+    "MNIST": ((0.1307,), (0.3081,)),
+    "FashionMNIST": ((0.2861,), (0.3530,)),
+    "SVHN": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+    "CIFAR10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "CIFAR100": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "TinyImageNet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+
+@pytest.mark.parametrize("name", ["digits", *(pytest.param(name, marks=needs_shared_data)
+                                              for name in ("MNIST", "FashionMNIST"))])
+def test_normalised_images_have_mean_0_and_deviation_1(name):
+    images = data.load(name, SHARED / "data")
+    normalised = images.normalise(images.images).double()
+    assert abs(normalised.mean()) < 5e-4 and abs(normalised.std() - 1) < 5e-4
+    (mean,), (std,) = statistics(images.images)
+    assert mean == pytest.approx(images.mean[0], abs=1e-4) and std == pytest.approx(images.std[0], abs=1e-4)
+
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_published_format(name, tmp_path):
@@ -39,7 +59,7 @@ def test_published_format(name, tmp_path):
     assert loaded.class_sizes == [7] * classes and len(loaded.class_names) == classes
     assert torch.equal(loaded.images.permute(0, 2, 3, 1), torch.from_numpy(images))
     assert loaded.labels.tolist() == labels.tolist()
-    assert loaded.mean == sources.SOURCES[name].mean
+    assert (loaded.mean, loaded.std) == PUBLISHED[name]
     assert loaded.test_labels.bincount().tolist() == [1 if classes == 100 else 2] * classes
 
 
@@ -74,6 +94,7 @@ def test_tiny_imagenet(zipped, tiny_folder, tmp_path):
     loaded = data.load("TinyImageNet", tmp_path)
     assert loaded.images.shape == (60, 3, 64, 64) and loaded.test_images.shape == (20, 3, 64, 64)
     assert loaded.class_names == [f"name{k}" for k in range(20)]
+    assert (loaded.mean, loaded.std) == PUBLISHED["TinyImageNet"]
     for images, labels, count in ((loaded.images, loaded.labels, 3), (loaded.test_images, loaded.test_labels, 1)):
         expected = by_label(*formats.images_and_labels(20, count, 64, seed=count))
         torch.testing.assert_close(by_label(images, labels), expected, rtol=5e-3, atol=0)  # JPEG loses a little
