@@ -45,8 +45,8 @@ def test_bf16_is_near_and_keeps_losses_in_fp32(digits, make_options):
     assert 1e-4 < (exact - rounded).norm() / (exact - start).norm() < 0.3
 
 
-@pytest.mark.parametrize("flags, expected", [("", True), ("--Iteration 999", False), ("--no_compile", False),
-                                             ("--Iteration 999 --compile", True)])
+@pytest.mark.parametrize("flags, expected", [("", True), ("--Iteration 1000", True), ("--Iteration 999", False),
+                                             ("--no_compile", False), ("--Iteration 999 --compile", True)])
 def test_long_runs_are_compiled_on_a_cpu(flags, expected):
     assert Passes(options.parse("", flags.split()), CPU).compiled is expected
 
@@ -92,6 +92,26 @@ def test_parts_are_alike_where_they_can_be(count, sizes):
     passes = Passes(Namespace(compile=True, precision="fp32"), CPU)
     parts = passes._parts(get_network("MLP", 1, 10, 8), torch.zeros(count, 1))
     assert [len(part) for part in parts if len(part)] == sizes
+
+
+@pytest.mark.parametrize("compiled, noted", [(False, []), (True, [32, 32])])
+def test_only_whole_parts_are_compiled(compiled, noted, monkeypatch):
+    """On a processor, and with the colours of a pixel side by side."""
+    sizes, layouts = [], set()
+
+    def compile_(function):
+        return lambda network, part, bf16: (sizes.append(len(part)), function(network, part, bf16))[1]
+
+    class Pass(torch.nn.Module):
+        def forward(self, x):
+            layouts.add(x.stride())
+            return x
+
+    monkeypatch.setattr("utils.passes._compiled", compile_)
+    images = torch.arange(70.0).reshape(70, 1, 1, 1).expand(70, 3, 4, 5).contiguous()
+    passes = Passes(Namespace(compile=compiled, precision="fp32"), CPU)
+    assert torch.equal(passes.classify(Pass(), images), images)
+    assert sizes == noted and layouts == {(60, 1, 15, 3) if compiled else (60, 20, 5, 1)}
 
 
 @pytest.mark.parametrize("precision, convolutions, products", [
