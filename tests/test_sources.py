@@ -126,6 +126,8 @@ def test_image_folder_comes_before_the_published_files(name, folder, channels, s
     for split, count in (("train", 4), ("test", 2)):
         images = formats.images_and_labels(3, count, size, channels)
         formats.write_class_folders(tmp_path / folder / split, *images, names)
+    linked = tmp_path / folder / "train" / "bee"
+    linked.symlink_to(linked.rename(tmp_path / "elsewhere"))
     loaded = data.load(name, tmp_path)
     assert loaded.class_names == sorted(names) and loaded.images.shape == (12, channels, size, size)
     images, labels = formats.images_and_labels(3, 4, size, channels)
