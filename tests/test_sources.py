@@ -271,4 +271,5 @@ def test_zca_whitens_and_comes_back(tmp_path):
     before = variances(plain.images / 255)
     torch.testing.assert_close(variances(images), before / (before + 0.1), rtol=0, atol=1e-4)
     torch.testing.assert_close(white.pixels(images), plain.images / 255, rtol=0, atol=1e-3)
+    torch.testing.assert_close(plain.pixels(plain.normalise(plain.images)), plain.images / 255, rtol=0, atol=1e-6)
     torch.testing.assert_close(white.batch(np.array([[0, 1], [2, 3]])), images[:4].unflatten(0, (2, 2)))
