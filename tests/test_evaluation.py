@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from conftest import TINY
 from reference import accuracy_on_test_images, evaluate_synset
-from utils import evaluation, storage
+from utils import evaluation, experiment, load_synthetic, storage
 from utils.distill import initial_images
 from utils.draws import Draws, generator
 from utils.networks import get_network
@@ -67,6 +68,16 @@ def test_training_and_testing_equal_the_literal_protocol(digits, make_options, s
     for mine, theirs in zip(ours.parameters(), literal.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
     assert evaluation.test(ours, data, 100, PASSES) == accuracy_on_test_images(literal, data)
+
+
+@pytest.mark.parametrize("flags", [[], ["--aug"], ["--aug", "--soft_labels", "0.5"]], ids=" ".join)
+def test_a_run_evaluates_the_set_that_it_saves(digits, make_options, flags, tmp_path):
+    options = make_options(*TINY, "--ipc", 2, *flags, "--save_path", tmp_path)
+    record = experiment.run(options)
+    images, labels = load_synthetic(record.set_path)
+    assert len(images) == 10 * 2 * (4 if options.aug else 1)
+    accuracies = evaluation.evaluate(images, labels, digits(), options.model, options, Draws(options.seed), (2,))
+    assert accuracies == record.last[0].accuracies[options.model]
 
 
 @pytest.mark.slow

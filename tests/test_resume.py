@@ -5,6 +5,7 @@ import json
 import shlex
 import shutil
 import signal
+import stat
 import time
 
 import numpy as np
@@ -70,6 +71,7 @@ def test_whole_run_is_worth_killing(whole):
     assert [(line["experiment"], line["iteration"]) for line in losses] == [(e, i) for e in (0, 1) for i in range(4)]
     assert all(line["terms"].keys() == {"nll", "tv", "clip", "ce", "pool"} for line in losses)
     assert len((whole / "events").read_text().splitlines()) > 100
+    assert all(path.stat().st_mode & stat.S_IROTH for path in (whole / "result").rglob("*")), "others cannot read them"
 
 
 def test_checkpoints_do_not_change_a_run(whole, tmp_path):
@@ -241,8 +243,10 @@ def test_path_elsewhere_does_not_overwrite_a_run(killed, tmp_path):
 
 
 def test_finished_run(whole, tmp_path):
-    """--resume leaves it as it is; without, a new one of the same options takes its place, as in the published code."""
+    """--resume leaves it as it is, or brings its set back; without, a new one of the same options takes its place, as
+    in the published code."""
     copy(whole, tmp_path)
+    (tmp_path / "result" / f"res_{RUN}.pt").unlink()
     child = children.run(tmp_path, *RESUME)
     assert "2 of 2 experiments are finished" in child.output() and left(tmp_path) == left(whole)
     child = children.run(tmp_path, *FLAGS, expect=-9, prepare=children.Events(children.kill))
