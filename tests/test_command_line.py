@@ -14,7 +14,7 @@ from torchvision.utils import save_image
 import formats
 import utils
 from conftest import CODE, ROOT, SHARED, TINY, call_script, needs_shared_data, run_script
-from utils import files, storage
+from utils import files, options, storage
 from utils.distill import Distillation
 from utils.errors import UserError
 
@@ -77,17 +77,6 @@ def test_load_synthetic_expands_the_formation(result):
     stored = storage.load(path)["data"][1][0]
     tile = torch.nn.functional.interpolate(stored[:1, :, :8, :8], scale_factor=2, mode="bilinear")
     torch.testing.assert_close(images[:1], tile)
-
-
-def test_evaluated_set_is_the_saved_set(result):
-    """Evaluating the file again, with the draws of the run, gives the accuracies that the run recorded."""
-    from utils import data, evaluation, options
-    from utils.draws import Draws
-    record = storage.load(result[0] / f"res_{RUN}.pt")
-    settings = options.argparse.Namespace(**record["meta"]["options"])
-    images, labels = utils.load_synthetic(result[0] / f"res_{RUN}.pt")
-    again = evaluation.evaluate(images, labels, data.load("digits", ""), "ConvNetW32", settings, Draws(0, 0), (2,))
-    assert again == record["accs_all_exps"]["ConvNetW32"][:2]
 
 
 def test_one_seed_decides_everything(tmp_path):
@@ -232,6 +221,18 @@ def test_defaults_are_those_of_each_published_script(fixtures, tmp_path):
         assert values == expected
     done = call_script("BACON_cifar10.py", "--data_path", fixtures("CIFAR10"), "--save_path", tmp_path, expect=2)
     assert "--ipc1_real 2560" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_general_defaults_are_the_published_ones():
+    """Those of all published scripts."""
+    published = {"model": "ConvNet_GBN", "Iteration": 20000, "num_exp": 5, "epoch_eval_train": 1000, "batch_train": 256,
+                 "lr_net": 0.01, "lr_img": 1, "init": "real", "optim": "sgd", "embed_last": -1, "train_net_num": 2,
+                 "fetch_net_num": 2, "net_num": 100, "net_generate_interval": 30, "net_push_num": 1,
+                 "model_train_steps": 10, "trained_bs": 256, "batch_real": 256, "ce_weight": 0.1, "tv_weight": 0.8,
+                 "clip_weight": 0.2, "aug_num": 1, "ij_selection": "random", "syn_ce": False, "net_decay": False,
+                 "aug": False}
+    ours = vars(options.parse("", []))
+    assert {name: ours[name] for name in published} == published
 
 
 def test_only_its_own_command_replaces_a_finished_run(tmp_path, monkeypatch):

@@ -72,6 +72,7 @@ def test_training_and_testing_equal_the_literal_protocol(digits, make_options, s
 
 @pytest.mark.parametrize("flags", [[], ["--aug"], ["--aug", "--soft_labels", "0.5"]], ids=" ".join)
 def test_a_run_evaluates_the_set_that_it_saves(digits, make_options, flags, tmp_path):
+    """Evaluating its file again, with the draws of the run, gives the accuracies that the run recorded."""
     options = make_options(*TINY, "--ipc", 2, *flags, "--save_path", tmp_path)
     record = experiment.run(options)
     images, labels = load_synthetic(record.set_path)

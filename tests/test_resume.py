@@ -2,10 +2,12 @@
 
 import io
 import json
+import os
 import shlex
 import shutil
 import signal
 import stat
+import sys
 import time
 
 import numpy as np
@@ -16,7 +18,7 @@ import children
 from conftest import TINY
 from formats import Payload
 from test_hostile_files import mutate
-from utils import checkpoint, files, logs, storage
+from utils import checkpoint, data, files, interrupts, logs, storage
 from utils.distill import Distillation
 from utils.errors import UserError
 
@@ -160,7 +162,8 @@ def test_signal_keeps_the_work_and_says_how_to_go_on(whole, number, code, kind, 
     child = children.run(tmp_path, *FLAGS, "--checkpoint_minutes", 1000, expect=code,
                          prepare=children.Events(children.send(number), kind, nth))
     assert checkpoint.read(checkpoints(tmp_path) / checkpoint.LAST)["iteration"] == iteration
-    line = child.error().splitlines()[-1]
+    note, line = child.error().splitlines()
+    assert note == "stopping as soon as the work is kept; Ctrl-C stops at once"
     assert line.startswith(f"BACON_digits.py: stopped by {number.name}; continue with: python3 BACON_digits.py ")
     children.run(tmp_path, *shlex.split(line.split("BACON_digits.py ")[-1]), "--checkpoint_minutes", 0)
     assert left(tmp_path) == left(whole)
@@ -173,6 +176,30 @@ def test_second_ctrl_c_ends_at_once(whole, tmp_path):
     assert checkpoint.read(checkpoints(tmp_path) / checkpoint.LAST)
     children.run(tmp_path, *RESUME)
     assert left(tmp_path) == left(whole)
+
+
+def ctrl_c_while_loading():
+    data.load = lambda *_: os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_before_the_run_begins(tmp_path):
+    child = children.run(tmp_path, *FLAGS, expect=130, prepare=ctrl_c_while_loading)
+    assert child.error() == "BACON_digits.py: stopped by Ctrl-C\n" and not (tmp_path / "result").exists()
+
+
+def test_signals_are_as_before_after_a_run():
+    before = [signal.getsignal(number) for number in interrupts.SIGNALS]
+    with interrupts.Interrupts():
+        assert [signal.getsignal(number) for number in interrupts.SIGNALS] != before
+    assert [signal.getsignal(number) for number in interrupts.SIGNALS] == before
+
+
+def test_command_that_continues_a_continued_run_is_the_same(monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", ["python3", "BACON_digits.py", "--save_path", "my sets"])
+    command = interrupts.resume_command()
+    assert command == "python3 BACON_digits.py --save_path 'my sets' --resume auto"
+    monkeypatch.setattr(sys, "orig_argv", shlex.split(command))
+    assert interrupts.resume_command() == command
 
 
 def copy(killed, tmp_path):
@@ -218,6 +245,14 @@ def test_options_that_change_the_run_are_refused_by_name(killed, flags, tmp_path
     copy(killed, tmp_path)
     line = refused(tmp_path, *RESUME, *flags)
     assert all(str(word) in line for word in flags)
+
+
+def test_seconds_are_counted_on(killed, tmp_path):
+    last = copy(killed, tmp_path) / checkpoint.LAST
+    last.write_bytes(checkpoint.encode(checkpoint.read(last) | {"seconds": 1000.0}))
+    children.run(tmp_path, *RESUME)
+    seconds = [line["seconds"] for line in files.read_json_lines(checkpoints(tmp_path) / "metrics.jsonl")]
+    assert seconds[1] >= 1000 > max(seconds[2:])
 
 
 def test_number_of_experiments_may_change(whole, killed, tmp_path):
