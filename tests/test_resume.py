@@ -306,6 +306,24 @@ def test_progress_of_a_resumed_run_counts_from_the_start(monkeypatch, capsys):
     assert capsys.readouterr().out == "run 6/10 3 images/s left 0:12\n"
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_on_a_terminal_is_a_bar_that_goes_away(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.delenv("COLUMNS", raising=False)  # a bar as wide as it likes
+    monkeypatch.setattr(logs, "BAR_SECONDS", 0)
+    with logs.Progress("run", 10, first=4, images_per_step=8) as progress:
+        time.sleep(0.2)  # tqdm draws no more than ten times a second
+        progress.update(lambda: {"nll": 2.5}, steps=2)
+        bar = screen.getvalue().split("\r")[-1]
+        assert bar.startswith("run:  60%") and "6/10" in bar and "nll 2.5 " in bar and "images/s" in bar
+    assert not screen.getvalue().split("\r")[-1].strip()
+
+
 def test_resumed_tensorboard_has_every_point_once(killed, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     copy(killed, tmp_path)
