@@ -302,8 +302,15 @@ def test_progress_of_a_resumed_run_counts_from_the_start(monkeypatch, capsys):
     monkeypatch.setattr(logs, "PLAIN_SECONDS", 0)
     with logs.Progress("run", 10, first=4, images_per_step=8) as progress:
         progress.begun -= 6
+        progress.paused_for += 2
         progress.update(steps=2)
-    assert capsys.readouterr().out == "run 6/10 3 images/s left 0:12\n"
+    assert capsys.readouterr().out == "run 6/10 4 images/s left 0:12\n"
+
+
+@pytest.mark.parametrize("seconds, words", [(0, "0:00"), (59.6, "1:00"), (90, "1:30"), (3599.6, "1:00:00"),
+                                            (7384, "2:03:04")])
+def test_clock(seconds, words):
+    assert logs.clock(seconds) == words
 
 
 class Terminal(io.StringIO):
