@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 import re
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ import evaluate
 import formats
 from conftest import TINY, call_script, run_script
 from utils import data as datasets
-from utils import files, storage
+from utils import evaluation, files, storage
+from utils.distill import initial_images
+from utils.draws import Draws
 from utils.errors import UserError
 
 QUICK = ["--num_eval", 2, "--epoch_eval_train", 1]
@@ -40,7 +43,7 @@ def test_our_set_by_the_protocol_it_was_made_with(digits_set, tmp_path):
     assert {line["epoch_eval_train"] for line in lines} == {1}
 
 
-def test_fair_reading(digits_set, tmp_path):
+def test_fair_reading(digits_set, digits, make_options, tmp_path):
     done = call_script("evaluate.py", "--synthetic", digits_set, "--save_path", tmp_path, *QUICK, "--fair",
                       "--epoch_whole_train", 2)
     lines = files.read_json_lines(tmp_path / "evaluate.jsonl")
@@ -48,7 +51,15 @@ def test_fair_reading(digits_set, tmp_path):
     random, whole = "random real images, 2 per class", "whole training set, 3 passes"
     assert set(mean) == {("the set", True), ("the set", False), (random, True), (random, False),
                          ("random 2x2 formations, 2 per class", True), (whole, True)}
+    said = [line for line in done.stdout.splitlines() if "networks," in line]
+    assert ["no DSA" in line for line in said] == [line["dsa_strategy"] == "none" for line in lines]
     assert all(len(line["accuracies"]) == (2 if line["trained_on"] == whole else 4) for line in lines)
+    options, digits = Namespace(**vars(make_options("--lr_net", 0.02)) | lines[0] | {"num_eval": 1}), digits()
+    for name, aug in ((random, False), ("random 2x2 formations, 2 per class", True)):
+        images = initial_images(digits, Draws(0), 2, aug=aug).flatten(0, 1)
+        ready = storage.expand(images, torch.arange(10).repeat_interleave(2), 2 if aug else 1)
+        first, = evaluation.evaluate(*ready, digits, "ConvNetW32", options, Draws(0), ("evaluate.py", name))
+        assert first == next(line for line in lines if line["trained_on"] == name)["accuracies"][0]
     gain, plain = (mean["the set", dsa] - mean[random, dsa] for dsa in (True, False))
     robust = 100 * (math.exp((gain + plain) / 2) - math.exp(-1)) / (math.e - math.exp(-1))
     printed = [float(number) for number in re.findall(r"-?\d+\.\d+", done.stdout.splitlines()[-2])]

@@ -80,7 +80,8 @@ def test_killed_process_ends_the_others(alone, kind, victim, tmp_path):
     for rank in ranks:
         assert "another process of this run has ended" in rank.error() and "--resume auto" in rank.error()
         assert len(rank.error().splitlines()) == 1
-    assert [rank.wait() for rank in start_ranks(tmp_path, 2, *SINGLY, "--resume", "auto")] == [0, 0]
+    ranks = start_ranks(tmp_path, 2, *SINGLY, "--resume", "auto")
+    assert [rank.wait() for rank in ranks] == [0, 0] and ranks[0].output().startswith("resumed: ")
     assert torch.equal(result(tmp_path)[0], result(alone)[0])
 
 

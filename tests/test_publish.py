@@ -10,7 +10,7 @@ import torch
 
 import publish
 import utils
-from conftest import ROOT, TINY, call_script
+from conftest import ROOT, TINY, call_script, run_script
 from utils import files, storage
 from utils.record import table_cell
 
@@ -124,6 +124,12 @@ def test_sets_that_are_not_published(finished, tmp_path):
         done = call_script("publish.py", path, "--to", tmp_path / "to", *QUICK, expect=2)
         assert named in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "to").exists()
+
+
+def test_what_cannot_be_evaluated_is_not_published(finished, tmp_path):
+    done = run_script("publish.py", finished, "--to", tmp_path / "to", *QUICK, "--lr_net", 0, expect=2)
+    line, = done.stderr.splitlines()
+    assert line.startswith("evaluate.py: error: ") and "--lr_net" in line and not (tmp_path / "to").exists()
 
 
 def test_sets_come_before_the_flags_of_evaluate(finished, tmp_path):

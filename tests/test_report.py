@@ -172,6 +172,12 @@ def test_pictures_are_read_as_they_were_written(count, shape, tmp_path):
         storage.load_picture(tmp_path / "picture.png", shape, 4)
 
 
+def test_confusion_is_a_share_of_the_true_class():
+    counts = np.array([[90, 10, 0], [1, 3, 0], [0, 300, 700]])
+    assert report.most_confused(counts, ["a", "b", "c"]) == [("c", "b", "30.0"), ("b", "a", "25.0"), ("a", "b", "10.0")]
+    assert report.most_confused(np.diag([5, 0, 7]), ["a", "b", "c"]) == []
+
+
 @pytest.mark.parametrize("method, dataset, ipc, expected", [
     ("BACON", "MNIST", 1, (5000, 10, 256)), ("IDM", "CIFAR100", 10, (256, 50, 256)), ("DM", "MNIST", 1, (256, 0, 256)),
     ("BACON", "digits", 1, ()), ("herding", "MNIST", 1, ()), ("mine:loss", "MNIST", 1, ())])
