@@ -242,7 +242,7 @@ def judge(run: Run, data: RealData) -> dict:
                                              (run.iterations[0], 0), passes, progress.update)
     predicted = evaluation.predict(network, data, options.max_batch, passes).cpu()
     wanted, classes = data.test_labels.cpu(), data.num_classes
-    counts = torch.bincount(classes * wanted + predicted, minlength=classes ** 2).reshape(classes, classes).numpy()
+    shares = confusion(wanted, predicted, classes)
 
     shown = min(classes, OPEN_CLASSES)
     real = first_of_each(wanted, shown, REAL_POINTS // shown)
@@ -256,11 +256,12 @@ def judge(run: Run, data: RealData) -> dict:
     classes_of = torch.cat([wanted[real], labels[synthetic]]).numpy()
     return {
         "network": options.model, "epochs": f"{epochs:,}", "tests": f"{len(wanted):,}",
-        "accuracy": f"{100 * np.trace(counts) / counts.sum():.2f}", "real": len(real), "synthetic": len(synthetic),
+        "accuracy": f"{100 * (predicted == wanted).double().mean():.2f}",
+        "real": len(real), "synthetic": len(synthetic),
         "classes": f"the first {shown} of {classes} classes" if shown < classes else "",
         "embeddings": figures.embeddings(tsne.fit_transform(embedded), classes_of,
                                          np.arange(len(points)) < len(real), data.class_names[:shown]),
-        "confusion": figures.confusion(counts, data.class_names), "confused": most_confused(counts, data.class_names)}
+        "confusion": figures.confusion(shares, data.class_names), "confused": most_confused(shares, data.class_names)}
 
 
 def first_of_each(labels: Tensor, classes: int, count: int) -> Tensor:
@@ -268,10 +269,15 @@ def first_of_each(labels: Tensor, classes: int, count: int) -> Tensor:
     return torch.cat([(labels == k).nonzero().flatten()[:count] for k in range(classes)])
 
 
-def most_confused(counts: np.ndarray, class_names: list[str]) -> list[tuple[str, str, str]]:
+def confusion(wanted: Tensor, predicted: Tensor, classes: int) -> np.ndarray:
+    """Test images (K, K) of each true class, a row, by the predicted one, in % of the row."""
+    counts = torch.bincount(classes * wanted + predicted, minlength=classes ** 2).reshape(classes, classes).numpy()
+    return 100 * counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+
+
+def most_confused(shares: np.ndarray, class_names: list[str]) -> list[tuple[str, str, str]]:
     """Up to three pairs of classes: true, predicted, share of the true one's test images in %."""
-    shares = 100 * counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-    np.fill_diagonal(shares, 0)
+    shares = shares * (1 - np.eye(len(shares)))
     order = [np.unravel_index(place, shares.shape) for place in shares.argsort(axis=None)[::-1][:3]]
     return [(class_names[i], class_names[j], f"{shares[i, j]:.1f}") for i, j in order if shares[i, j]]
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from compare import cell
+import compare
 from conftest import TINY, call_script, run_script
-from utils import options, storage
+from utils import figures, options, storage
 
 FLAGS = ["--dataset", "digits", *TINY, "--ipcs", 1, 2, "--seeds", 0, 1]
 METHODS = ["--methods", "random", "random --aug", "DM", "BACON --no-aug --tv_weight 0"]
@@ -36,6 +36,19 @@ def test_table_json_and_plot(compared):
         assert row["mean"] == pytest.approx(row["curve"][-1]["mean"]) == pytest.approx(np.mean(row["accuracies"]))
 
 
+def test_plot_is_in_percent(monkeypatch):
+    """Accuracy and its deviation against iteration; a line for what is not iterated."""
+    drawn, cell = [], {"ipc": 1, "network": "ConvNet"}
+    monkeypatch.setattr(figures, "save_png", lambda figure, path: drawn.append(figure))
+    curve = [{"iteration": 1, "mean": 0.5, "std": 0.125}, {"iteration": 2, "mean": 0.75, "std": 0.0}]
+    compare.plot("digits", [{"method": "random", "iterations": 0, "mean": 0.25, **cell},
+                            {"method": "DM", "iterations": 2, "curve": curve, **cell}], "compare.png")
+    axes, = drawn[0].axes
+    assert list(axes.lines[0].get_ydata()) == [25, 25]
+    assert axes.lines[1].get_xydata().tolist() == [[1, 50], [2, 75]]
+    assert axes.collections[0].get_segments()[0].tolist() == [[1, 37.5], [1, 62.5]]
+
+
 def test_each_cell_has_its_own_options(compared):
     folder, _ = compared
     paths = {"random_1ipc_seed0/res_random": (0, False, 0), "random_aug_2ipc_seed1/res_random": (1, True, 0),
@@ -48,7 +61,7 @@ def test_each_cell_has_its_own_options(compared):
 
 def test_flags_of_different_values_have_different_folders(tmp_path):
     shared = options.build_parser("", {}).parse_args(["--save_path", str(tmp_path)])
-    folders = {cell(f"BACON {flags}", 1, 0, shared).save_path.name
+    folders = {compare.cell(f"BACON {flags}", 1, 0, shared).save_path.name
                for flags in ("--embed_last 1", "--embed_last -1", "--aug", "--no-aug", "--lr_img 0.1", "--lr_img 01")}
     assert len(folders) == 6
 

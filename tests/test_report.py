@@ -14,7 +14,7 @@ from PIL import Image
 import formats
 import report
 from conftest import ROOT, TINY, call_script, run_script
-from utils import device, evaluation, files, storage
+from utils import device, evaluation, figures, files, storage
 from utils.paper import PAPER
 
 RUN = "BACON_MNIST_ConvNetW32_1ipc"
@@ -173,9 +173,13 @@ def test_pictures_are_read_as_they_were_written(count, shape, tmp_path):
 
 
 def test_confusion_is_a_share_of_the_true_class():
-    counts = np.array([[90, 10, 0], [1, 3, 0], [0, 300, 700]])
-    assert report.most_confused(counts, ["a", "b", "c"]) == [("c", "b", "30.0"), ("b", "a", "25.0"), ("a", "b", "10.0")]
-    assert report.most_confused(np.diag([5, 0, 7]), ["a", "b", "c"]) == []
+    wanted, predicted = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2, 2, 2, 2]), torch.tensor([0, 0, 0, 1, 0, 1, 2, 2, 2, 2, 1])
+    shares = report.confusion(wanted, predicted, 4)
+    assert shares.tolist() == [[75, 25, 0, 0], [50, 50, 0, 0], [0, 20, 80, 0], [0, 0, 0, 0]]
+    assert report.most_confused(shares, list("abcd")) == [("b", "a", "50.0"), ("a", "b", "25.0"), ("c", "b", "20.0")]
+    assert report.most_confused(np.diag([100, 100]), list("ab")) == []
+    assert [text.get_text() for text in figures.confusion(shares, list("abcd")).axes[0].texts] == [
+        "75", "25", "50", "50", "20", "80"]
 
 
 @pytest.mark.parametrize("method, dataset, ipc, expected", [

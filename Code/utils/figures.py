@@ -113,10 +113,9 @@ def _apart(places: np.ndarray, extent: np.ndarray) -> np.ndarray:
 
 
 @matplotlib.rc_context(STYLE)
-def confusion(counts: np.ndarray, class_names: list[str]) -> Figure:
+def confusion(shares: np.ndarray, class_names: list[str]) -> Figure:
     """Test images (K, K) of each true class, a row, by the predicted one, in % of the row."""
     figure, axes = _new(4.4, 4.2)
-    shares = 100 * counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     axes.imshow(shares, cmap=SHADES, vmin=0, vmax=100, interpolation="none")
     axes.set(xlabel="predicted", ylabel="true")
     axes.spines[:].set_visible(False)
