@@ -172,6 +172,20 @@ def test_pictures_are_read_as_they_were_written(count, shape, tmp_path):
         storage.load_picture(tmp_path / "picture.png", shape, 4)
 
 
+def test_losses_have_a_line_for_each_experiment():
+    lines = [{"experiment": e, "iteration": i, "terms": {"nll": 10 * e + i}} for e in (0, 1, 2) for i in (0, 5)]
+    axes, = figures.losses([*lines, {"experiment": 0, "iteration": 9, "terms": {"ce": 1}}], "nll").axes
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[0, 10 * e], [5, 10 * e + 5]] for e in (0, 1, 2)]
+
+
+def test_accuracies_are_over_all_experiments_beside_the_papers():
+    lines = [{"experiment": e, "iteration": i, "model": "ConvNet", "accuracies": [0.25 * e, 0.5]}
+             for e in (0, 2) for i in (1, 2)]
+    axes, = figures.accuracies(lines, 94.15).axes
+    assert axes.lines[0].get_xydata().tolist() == [[1, 37.5], [2, 37.5]]
+    assert any(list(line.get_ydata()) == [94.15, 94.15] for line in axes.lines)
+
+
 def test_confusion_is_a_share_of_the_true_class():
     wanted, predicted = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2, 2, 2, 2]), torch.tensor([0, 0, 0, 1, 0, 1, 2, 2, 2, 2, 1])
     shares = report.confusion(wanted, predicted, 4)
