@@ -15,6 +15,8 @@ import formats
 import report
 from conftest import ROOT, TINY, call_script, run_script
 from utils import device, evaluation, figures, files, storage
+from utils.distill import initial_images
+from utils.draws import Draws
 from utils.paper import PAPER
 
 RUN = "BACON_MNIST_ConvNetW32_1ipc"
@@ -170,6 +172,16 @@ def test_pictures_are_read_as_they_were_written(count, shape, tmp_path):
     torch.testing.assert_close(storage.load_picture(tmp_path / "picture.png", shape, min(3, count)), pixels)
     with pytest.raises(storage.UserError, match=re.escape("picture.png")):
         storage.load_picture(tmp_path / "picture.png", shape, 4)
+
+
+@pytest.mark.parametrize("changes, known", [({}, True), ({"Iteration": 0}, False), ({"method": "mine:loss"}, False)])
+def test_start_is_shown_where_it_is_known(digits, changes, known):
+    """Not for images that are chosen once, nor for one's own method, which may start elsewhere."""
+    options = Namespace(**{"Iteration": 2, "method": "DM", "seed": 1, "ipc": 2, "init": "real", "aug": True} | changes)
+    data = digits()
+    start = report.start_of(Namespace(options=options), data)
+    expected = data.pixels(initial_images(data, Draws(1), 2, aug=True)[:, 0])
+    assert torch.equal(start, expected) if known else start is None
 
 
 def test_losses_have_a_line_for_each_experiment():
