@@ -20,6 +20,7 @@ import jinja2
 import numpy as np
 import torch
 from sklearn.manifold import TSNE
+from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from evaluate import load_test_data
@@ -242,7 +243,7 @@ def judge(run: Run, data: RealData) -> dict:
                                              (run.iterations[0], 0), passes, progress.update)
     predicted = evaluation.predict(network, data, options.max_batch, passes).cpu()
     wanted, classes = data.test_labels.cpu(), data.num_classes
-    shares = confusion(wanted, predicted, classes)
+    shares = confusion_in_percent(wanted, predicted, classes)
 
     shown = min(classes, OPEN_CLASSES)
     real = first_of_each(wanted, shown, REAL_POINTS // shown)
@@ -269,9 +270,9 @@ def first_of_each(labels: Tensor, classes: int, count: int) -> Tensor:
     return torch.cat([(labels == k).nonzero().flatten()[:count] for k in range(classes)])
 
 
-def confusion(wanted: Tensor, predicted: Tensor, classes: int) -> np.ndarray:
-    """Test images (K, K) of each true class, a row, by the predicted one, in % of the row."""
-    counts = torch.bincount(classes * wanted + predicted, minlength=classes ** 2).reshape(classes, classes).numpy()
+def confusion_in_percent(wanted: Tensor, predicted: Tensor, classes: int) -> np.ndarray:
+    """The confusion matrix (K, K) of true (N,) and predicted classes (N,): a true class a row, in % of it."""
+    counts = confusion_matrix(wanted, predicted, labels=range(classes))
     return 100 * counts / counts.sum(axis=1, keepdims=True).clip(min=1)
 
 

@@ -54,11 +54,11 @@ def test_fair_reading(digits_set, digits, make_options, tmp_path):
     said = [line for line in done.stdout.splitlines() if "networks," in line]
     assert ["no DSA" in line for line in said] == [line["dsa_strategy"] == "none" for line in lines]
     assert all(len(line["accuracies"]) == (2 if line["trained_on"] == whole else 4) for line in lines)
-    options, digits = Namespace(**vars(make_options("--lr_net", 0.02)) | lines[0] | {"num_eval": 1}), digits()
+    data, options = digits(), Namespace(**vars(make_options("--lr_net", 0.02)) | lines[0] | {"num_eval": 1})
     for name, aug in ((random, False), ("random 2x2 formations, 2 per class", True)):
-        images = initial_images(digits, Draws(0), 2, aug=aug).flatten(0, 1)
+        images = initial_images(data, Draws(0), 2, aug=aug).flatten(0, 1)
         ready = storage.expand(images, torch.arange(10).repeat_interleave(2), 2 if aug else 1)
-        first, = evaluation.evaluate(*ready, digits, "ConvNetW32", options, Draws(0), ("evaluate.py", name))
+        first, = evaluation.evaluate(*ready, data, "ConvNetW32", options, Draws(0), ("evaluate.py", name))
         assert first == next(line for line in lines if line["trained_on"] == name)["accuracies"][0]
     gain, plain = (mean["the set", dsa] - mean[random, dsa] for dsa in (True, False))
     robust = 100 * (math.exp((gain + plain) / 2) - math.exp(-1)) / (math.e - math.exp(-1))

@@ -73,12 +73,12 @@ def test_training_and_testing_equal_the_literal_protocol(digits, make_options, s
 @pytest.mark.parametrize("flags", [[], ["--aug"], ["--aug", "--soft_labels", "0.5"]], ids=" ".join)
 def test_a_run_evaluates_the_set_that_it_saves(digits, make_options, flags, tmp_path):
     """Evaluating its file again, with the draws of the run, gives the accuracies that the run recorded."""
-    options = make_options(*TINY, "--ipc", 2, *flags, "--save_path", tmp_path)
-    record = experiment.run(options)
-    images, labels = load_synthetic(record.set_path)
+    path = experiment.run(make_options(*TINY, "--ipc", 2, *flags, "--save_path", tmp_path)).set_path
+    (images, labels), record = load_synthetic(path), storage.load(path)
+    options = Namespace(**record["meta"]["options"])
     assert len(images) == 10 * 2 * (4 if options.aug else 1)
-    accuracies = evaluation.evaluate(images, labels, digits(), options.model, options, Draws(options.seed), (2,))
-    assert accuracies == record.last[0].accuracies[options.model]
+    accuracies = evaluation.evaluate(images, labels, digits(), "ConvNetW32", options, Draws(0, 0), (2,))
+    assert accuracies == record["accs_all_exps"]["ConvNetW32"]
 
 
 @pytest.mark.slow

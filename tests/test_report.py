@@ -200,7 +200,7 @@ def test_accuracies_are_over_all_experiments_beside_the_papers():
 
 def test_confusion_is_a_share_of_the_true_class():
     wanted, predicted = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2, 2, 2, 2]), torch.tensor([0, 0, 0, 1, 0, 1, 2, 2, 2, 2, 1])
-    shares = report.confusion(wanted, predicted, 4)
+    shares = report.confusion_in_percent(wanted, predicted, 4)
     assert shares.tolist() == [[75, 25, 0, 0], [50, 50, 0, 0], [0, 20, 80, 0], [0, 0, 0, 0]]
     assert report.most_confused(shares, list("abcd")) == [("b", "a", "50.0"), ("a", "b", "25.0"), ("c", "b", "20.0")]
     assert report.most_confused(np.diag([100, 100]), list("ab")) == []

@@ -114,7 +114,7 @@ def _apart(places: np.ndarray, extent: np.ndarray) -> np.ndarray:
 
 @matplotlib.rc_context(STYLE)
 def confusion(shares: np.ndarray, class_names: list[str]) -> Figure:
-    """Test images (K, K) of each true class, a row, by the predicted one, in % of the row."""
+    """The confusion matrix (K, K), a true class a row, in % of it."""
     figure, axes = _new(4.4, 4.2)
     axes.imshow(shares, cmap=SHADES, vmin=0, vmax=100, interpolation="none")
     axes.set(xlabel="predicted", ylabel="true")
