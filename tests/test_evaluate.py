@@ -136,9 +136,10 @@ def test_a_tensor_inside_a_pickle_is_no_way_in(tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
-@pytest.mark.parametrize("size", [0, 10, 3000])
-def test_a_set_that_is_cut_off_says_so(size, digits_set, tmp_path):
-    (tmp_path / "set.pt").write_bytes(digits_set.read_bytes()[:size])
+@pytest.mark.parametrize("part", [0, 0.01, 0.5, 0.9])
+def test_a_set_that_is_cut_off_says_so(part, digits_set, tmp_path):
+    content = digits_set.read_bytes()
+    (tmp_path / "set.pt").write_bytes(content[:int(part * len(content))])
     with pytest.raises(UserError, match=r"set\.pt: not a readable synthetic set \(it is damaged or incomplete\); name"):
         storage.load(tmp_path / "set.pt")
 

@@ -126,8 +126,8 @@ def _refuse_to_replace(folder: Path, last: Path, options: dict) -> None:
         raise UserError(f"--save_path: {folder} holds an unfinished run; continue it with --resume auto, or choose "
                         "another folder, or delete that one")
     if differ := differences(state["options"], options):
-        raise UserError(f"--save_path: {folder} holds a finished run with {differ}; choose another folder, or delete "
-                        "that one")
+        raise UserError(f"--save_path: {folder} holds a finished run with {differ}; choose another folder, delete that "
+                        "one, or, for another --num_exp alone, go on with --resume auto")
 
 
 def _newest_whole(paths: list[Path]) -> tuple[dict, Path]:

@@ -41,7 +41,7 @@ def load(path: str | Path) -> dict:
         why = reason(error)
         if why.startswith("Weights only"):
             why = "it is damaged, or holds more than tensors and plain values, which could run code"
-        elif why.startswith(("EOFError", "PytorchStreamReader")):
+        elif why.startswith(("EOFError", "PytorchStreamReader", "[Errno 22]")):  # of torch.load
             why = "it is damaged or incomplete"
         raise UserError(f"{path}: not a readable synthetic set ({why}); name a set that a run saved, or make "
                         "it again") from None
