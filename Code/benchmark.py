@@ -31,7 +31,7 @@ from utils.draws import generator
 from utils.errors import UserError, reason
 from utils.networks import get_network
 from utils.passes import Passes
-from utils.record import run_name
+from utils.record import circumstances, run_name
 
 ITERATION = ("image update", "pool training")
 EPOCHS = 3  # of a training that is timed
@@ -59,11 +59,9 @@ def timed(of: torch.device, work: Callable[[], object], least: float = 0.1) -> f
 
 
 def evaluation_parts(data: datasets.RealData, args, images: torch.Tensor):
-    """What evaluation takes: the stored images (N, C, H, W) expanded, labels, a network, options of few epochs."""
-    labels = torch.arange(data.num_classes).repeat_interleave(args.ipc)
-    images, labels = storage.expand(images.detach(), labels, 2 if args.aug else 1)
-    channel, *size = data.image_shape
-    network = get_network(args.model, channel, data.num_classes, tuple(size), seed=0)
+    """What evaluation takes: the stored images (K, ipc, C, H, W) expanded, labels, a network, options of few epochs."""
+    images, labels = storage.expand(*storage.labelled(images.detach()), 2 if args.aug else 1)
+    network = get_network(args.model, *data.network_shape, seed=0)
     few = Namespace(**vars(args) | {"epoch_eval_train": EPOCHS - 1})
     return images, labels.to(data.device), network.to(data.device), few
 
@@ -71,7 +69,7 @@ def evaluation_parts(data: datasets.RealData, args, images: torch.Tensor):
 def time_engine(data: datasets.RealData, args) -> dict[str, float]:
     """Seconds of each phase, after one to warm up: one iteration, one evaluation epoch, one test."""
     engine = Distillation(data, args)
-    images, labels, network, few = evaluation_parts(data, args, engine.images.flatten(0, 1))
+    images, labels, network, few = evaluation_parts(data, args, engine.images)
     passes = engine.pool.passes
     passes.prepare(network, data.device, data.dtype)
 
@@ -101,7 +99,7 @@ def time_reference(data: datasets.RealData, args) -> dict[str, float]:
     else:
         loop = ReferenceLoop(data, args)
         phases = {"image update": loop.update, "pool training": loop.train_networks}
-    images, labels, network, few = evaluation_parts(data, args, loop.image_syn)
+    images, labels, network, few = evaluation_parts(data, args, loop.image_syn.unflatten(0, (data.num_classes, -1)))
 
     def epochs():
         evaluate_synset(network, images, labels, few, generator(0))
@@ -139,10 +137,9 @@ def copy_rate(of: torch.device) -> float:
 def operations(data: datasets.RealData, args) -> dict[str, float]:
     """Operations that each phase needs, counted in forward passes of one image: 3 for a training image,
     1 for a real image (no gradient), 2 for a synthetic one (gradient of the input alone)."""
-    channel, *size = data.image_shape
-    network = get_network(args.model, channel, data.num_classes, tuple(size))
+    network = get_network(args.model, *data.network_shape)
     with FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, channel, *size))
+        network(torch.zeros(1, *data.image_shape))
     synthetic = data.num_classes * args.ipc * (4 if args.aug else 1)
     real = sum(min(count, args.batch_real) for count in data.class_sizes)
     passes = {"image update": args.train_net_num * args.outer_loop * (real + 2 * synthetic),
@@ -167,7 +164,7 @@ def compare(data: datasets.RealData, args) -> None:
     rates = {precision: matmul_rate(data.device, precision)
              for precision in dict.fromkeys(("fp32", "bf16", args.precision))}
     copied, work = copy_rate(data.device), operations(data, args)
-    result = circumstances(data, args) | {"matmul": rates, "copy": copied, "phases": {}}
+    result = about(data, args) | {"matmul": rates, "copy": copied, "phases": {}}
     print(f"{run_name(args)}, {args.precision}, {'' if result['compiled'] else 'not '}compiled; "
           f"{result['machine']}; median of {args.rounds} rounds\nmatrix products: "
           + ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {precision}" for precision, rate in rates.items())
@@ -189,9 +186,9 @@ def compare(data: datasets.RealData, args) -> None:
     files.write_json(args.save_path / f"benchmark_{run_name(args)}_{how}.json", result)
 
 
-def circumstances(data: datasets.RealData, args) -> dict:
+def about(data: datasets.RealData, args) -> dict:
     """What a figure needs beside it."""
-    return {"command": sys.argv, "machine": device.describe(data.device), "date": time.strftime("%Y-%m-%d"),
+    return {**circumstances(data.device),
             "torch": str(torch.__version__), "compiled": Passes(args, data.device).compiled,
             "options": vars(args) | {"data_path": str(args.data_path), "save_path": str(args.save_path)}}
 
@@ -230,7 +227,7 @@ def grow(data: datasets.RealData, args) -> None:
             points.append({"growing": what, "classes": classes, "ipc": ipc, "seconds": seconds})
             print(f"{classes} classes, {ipc} images per class: "
                   + ", ".join(f"{phase} {value:.3f} s" for phase, value in seconds.items()), flush=True)
-    files.write_json(args.save_path / "growth.json", circumstances(data, args) | {"points": points})
+    files.write_json(args.save_path / "growth.json", about(data, args) | {"points": points})
     plot(points, f"{data.name}, {args.model}, {data.image_shape[1]}x{data.image_shape[2]}",
          args.save_path / "growth.png")
     print(f"{args.save_path}: growth.json, growth.png")

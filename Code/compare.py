@@ -13,33 +13,32 @@ compare.json and compare.png in --save_path.
 import argparse
 import json
 import re
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from utils import checkpoint, device, experiment, figures, files, methods, options, storage
+from utils import checkpoint, device, experiment, figures, files, methods, options, record, storage
 from utils.distill import Distillation
 from utils.errors import UserError
-from utils.record import run_name, table_cell
 
 TIMED_SECONDS, TIMED_ITERATIONS = 10, 3  # to learn how long an iteration takes
 
 
-def set_path(args) -> Path:
-    return args.save_path / f"res_{run_name(args)}.pt"
+def records_of(args) -> Path:
+    return args.save_path / record.run_name(args)
 
 
-def is_finished(args) -> bool:
+def is_done(args) -> bool:
     """Whether a run of these options has been completed; UserError where the set is of other options."""
-    if not set_path(args).exists():
+    path, wanted = record.set_path(records_of(args)), vars(args)
+    if not path.exists():
         return False
-    meta, wanted = storage.load(set_path(args))["meta"], vars(args)
+    meta = storage.load(path)["meta"]
     if differ := checkpoint.differences(meta["options"], wanted):
-        raise UserError(f"--save_path: {set_path(args)} was made with {differ}; choose another folder")
-    return meta["iteration"] == [args.Iteration] * args.num_exp
+        raise UserError(f"--save_path: {path} was made with {differ}; choose another folder")
+    return record.is_finished(meta["iteration"], wanted)
 
 
 def summarise(method: str, cells: list[argparse.Namespace]) -> list[dict]:
@@ -47,18 +46,17 @@ def summarise(method: str, cells: list[argparse.Namespace]) -> list[dict]:
 
     Accuracies are those of every network, in 0..1; seconds are those of making one set, without evaluations.
     """
-    records = [storage.load(set_path(args)) for args in cells]
-    lines = [line for args in cells for line in
-             files.read_json_lines(args.save_path / run_name(args) / "metrics.jsonl")]
+    sets = [storage.load(record.set_path(records_of(args))) for args in cells]
+    lines = [line for args in cells for line in files.read_json_lines(records_of(args) / "metrics.jsonl")]
     rows = []
-    for network in records[0]["accs_all_exps"]:
-        accuracies = [a for record in records for a in record["accs_all_exps"][network]]
+    for network in sets[0]["accs_all_exps"]:
+        accuracies = [a for one in sets for a in one["accs_all_exps"][network]]
         own = [line for line in lines if line["model"] == network]
         seconds = [line["seconds"] for line in own if line["iteration"] == cells[0].Iteration]
         rows.append({"method": method, "ipc": cells[0].ipc, "network": network, "iterations": cells[0].Iteration,
                      "mean": float(np.mean(accuracies)), "std": float(np.std(accuracies)), "accuracies": accuracies,
                      "seconds": round(float(np.mean(seconds)), 1), "curve": figures.curve(own),
-                     "options": records[0]["meta"]["options"]})
+                     "options": sets[0]["meta"]["options"]})
     return rows
 
 
@@ -66,7 +64,7 @@ def table(dataset: str, rows: list[dict]) -> str:
     lines = [f"| {dataset} | images per class | iterations | network | test accuracy, % | networks | seconds per set |",
              "| --- | --: | --: | --- | --: | --: | --: |"]
     lines += [f"| {row['method']} | {row['ipc']} | {row['iterations']} | {row['network']} | "
-              f"{table_cell(row['accuracies'])} | {len(row['accuracies'])} | {row['seconds']:.0f} |"
+              f"{record.table_cell(row['accuracies'])} | {len(row['accuracies'])} | {row['seconds']:.0f} |"
               for row in rows]
     return "\n".join(lines) + "\n"
 
@@ -152,7 +150,7 @@ def main() -> None:
     files.make_folder(shared.save_path)
     if minutes:
         set_budget(runs, minutes, shared.save_path / "budget.json")
-    waiting = [(method, args) for method, cells in runs for args in cells if not is_finished(args)]
+    waiting = [(method, args) for method, cells in runs for args in cells if not is_done(args)]
     for _, args in waiting:  # what cannot run is found before hours of work
         experiment.check(args, experiment.load_data(args))
     for k, (method, args) in enumerate(waiting, 1):
@@ -161,8 +159,7 @@ def main() -> None:
     rows = [row for method, cells in runs for row in summarise(method, cells)]
     files.write_text(shared.save_path / "compare.md", table(shared.dataset, rows))
     files.write_json(shared.save_path / "compare.json", {
-        "command": sys.argv, "machine": device.describe(device.choose(shared.device)),
-        "date": time.strftime("%Y-%m-%d"), "rows": rows})
+        **record.circumstances(device.choose(shared.device)), "rows": rows})
     plot(shared.dataset, rows, shared.save_path / "compare.png")
     print(f"\n{table(shared.dataset, rows)}\n{shared.save_path}: compare.md, compare.json, compare.png")
 

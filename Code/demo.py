@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -33,9 +32,8 @@ class Row:
 
 def accuracy_of(images: Tensor, formation: int, data: datasets.RealData, args, name: str) -> list[float]:
     """Accuracies of networks trained on stored images (K, ipc, C, H, W)."""
-    labels = torch.arange(data.num_classes).repeat_interleave(images.shape[1])
-    expanded, labels = storage.expand(images.flatten(0, 1), labels, formation)
-    return evaluation.evaluate(expanded, labels, data, args.model, args, Draws(args.seed), (name,))
+    ready = storage.expand(*storage.labelled(images), formation)
+    return evaluation.evaluate(*ready, data, args.model, args, Draws(args.seed), (name,))
 
 
 def compare(ipc: int, save_path: str) -> tuple[list[Row], Record]:

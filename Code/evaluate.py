@@ -99,18 +99,17 @@ class Evaluator:
         self.records = files.make_folder(args.save_path) / "evaluate.jsonl"
 
     def add(self, trained_on: str, model: str, count: int, make: Callable[[int], tuple[Tensor, Tensor]],
-            formation: int = 1, **changes) -> float:
+            **changes) -> float:
         """Mean accuracy (0..1) of num_eval networks on each of `count` sets, under the options and `changes` to them.
 
-        make(k): images and labels of the k-th. formation: 2 where its 2x2 formations are still to be expanded.
+        make(k): images and labels of the k-th, ready to train on.
         """
         args = Namespace(**vars(self.args) | changes)
         begun, epochs = time.monotonic(), count * args.num_eval * (args.epoch_eval_train + 1)
         accuracies = []
         with logs.Progress(f"{model} on {trained_on}", epochs, unit="epoch") as progress:
             for k in range(count):
-                images, labels = storage.expand(*make(k), formation)
-                accuracies += evaluation.evaluate(images, labels, self.data, model, args, Draws(args.seed, k),
+                accuracies += evaluation.evaluate(*make(k), self.data, model, args, Draws(args.seed, k),
                                                   ("evaluate.py", trained_on), on_epoch=progress.update)
         seconds, mean = time.monotonic() - begun, float(np.mean(accuracies))
         augmented = "with DSA" if args.dsa_strategy != "none" else "no DSA"
@@ -133,19 +132,18 @@ def fair(evaluator: Evaluator, model: str, ready: list[tuple[Tensor, Tensor]], i
     100 (exp(b) - exp(-1)) / (exp(1) - exp(-1)).
     """
     args, data = evaluator.args, evaluator.data
-    labels = torch.arange(data.num_classes).repeat_interleave(ipc)
 
     def real(k: int, aug: bool = False) -> tuple[Tensor, Tensor]:
-        return initial_images(data, Draws(args.seed, k), ipc, aug=aug).flatten(0, 1), labels
+        images = initial_images(data, Draws(args.seed, k), ipc, aug=aug)
+        return storage.expand(*storage.labelled(images), 2 if aug else 1)
 
     random, plain = f"random real images, {ipc} per class", {"dsa_strategy": "none"}
-    networks = args.num_eval * len(ready)
-    gain = accuracy - evaluator.add(random, model, networks, real, num_eval=1)
+    count = args.num_eval * len(ready)
+    gain = accuracy - evaluator.add(random, model, count, real, num_eval=1)
     gain_plain = (evaluator.add("the set", model, len(ready), ready.__getitem__, **plain)
-                  - evaluator.add(random, model, networks, real, num_eval=1, **plain))
+                  - evaluator.add(random, model, count, real, num_eval=1, **plain))
     if formation == 2:
-        formations = partial(real, aug=True)
-        evaluator.add(f"random 2x2 formations, {ipc} per class", model, networks, formations, 2, num_eval=1)
+        evaluator.add(f"random 2x2 formations, {ipc} per class", model, count, partial(real, aug=True), num_eval=1)
     whole = evaluator.add(f"whole training set, {args.epoch_whole_train + 1} passes", model, 1,
                           lambda k: (data.images, data.labels), epoch_eval_train=args.epoch_whole_train)
     robust = (math.exp((gain + gain_plain) / 2) - math.exp(-1)) / (math.exp(1) - math.exp(-1))

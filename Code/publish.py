@@ -20,7 +20,7 @@ from pathlib import Path
 from utils import files, options, paper, storage
 from utils.errors import UserError
 from utils.experiment import reported
-from utils.record import in_file_names, percent, table_cell
+from utils.record import in_file_names, is_finished, percent, records_of, table_cell
 
 TITLE = "# Distilled sets"
 INTRODUCTION = """
@@ -30,9 +30,9 @@ Made by the commands in the cards (`.json`), written by `Code/publish.py`. In Py
     images, labels = utils.load_synthetic("{example}")
 
 The accuracies are mean and standard deviation over (n) networks, and each card has the command that gives them
-("evaluated by"; put the folder before the set's name). They are lower than those of the set's own run, which the card
-has, too, where they come from fewer epochs. Images are stored in 8 bits; the last but one column is the accuracy of the
-set before that, trained with the same draws.
+("evaluated by"; put the folder before the set's name). Where these come from fewer epochs than those of the set's own run,
+which the card has, too, they are lower. Images are stored in 8 bits; "before 8 bits" is the set before that, trained with
+the same draws.
 """
 OWN_MACHINE = ("data_path", "save_path", "resume", "device")  # options that say nothing to others
 
@@ -66,9 +66,9 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
     if meta.get("chosen") != "last":
         raise UserError(f"{path}: not the result of a run, but chosen on test accuracy, or of another project; publish "
                         "res_<...>ipc.pt")
-    if meta["iteration"] != [meta["options"]["Iteration"]] * meta["options"]["num_exp"]:
+    if not is_finished(meta["iteration"], meta["options"]):
         raise UserError(f"{path}: its run is not finished; continue it with --resume auto, then publish")
-    run_folder = path.with_name(path.stem.removeprefix("res_"))
+    run_folder = records_of(path)
     try:
         run = json.loads((run_folder / "options.json").read_text())
         command, about = shared_command(run["command"]), {name: run[name] for name in ("machine", "date", "versions")}
@@ -139,6 +139,8 @@ def main() -> None:
                         help="folder to share")
     parser.add_argument("--note", default="", help="what else is to be known of the data set")
     args, flags = parser.parse_known_args()
+    if "--fair" in flags:
+        parser.error("--fair: a card holds accuracies of the set alone; leave it out")
     for path in args.sets:
         if path.suffix != ".pt":  # the value of a flag of evaluate.py, which this parser does not know
             parser.error(f"{path}: not a .pt file; name the sets first, then the flags of evaluate.py")

@@ -30,7 +30,7 @@ from utils.distill import initial_images
 from utils.draws import Draws
 from utils.errors import UserError, reason
 from utils.experiment import reported
-from utils.record import table_cell
+from utils.record import is_finished, set_path, table_cell
 
 PAGE_BYTES = 8_000_000  # of pixels, shared out among the views of the sets on a page
 PER_LINE = 10  # images of a class in a line
@@ -95,7 +95,7 @@ class Run:
     def unfinished(self) -> str:
         """Where an unfinished run stands, else nothing."""
         options = self.options
-        if self.iterations == [options.Iteration] * options.num_exp:
+        if is_finished(self.iterations, vars(options)):
             return ""
         return (f"unfinished: experiment {len(self.iterations)} of {options.num_exp} at iteration "
                 f"{self.iterations[-1]:,} of {options.Iteration:,}")
@@ -149,10 +149,6 @@ def published(run: Namespace) -> Namespace:
     commands = (parser.parse_args(line.split()[3:]) for line in lines)
     cell = run.method, run.dataset, run.ipc
     return next((args for args in commands if (args.method, args.dataset, args.ipc) == cell), Namespace())
-
-
-def set_path(records: Path) -> Path:
-    return records.parent / f"res_{records.name}.pt"
 
 
 def find_runs(args) -> list[Run]:
@@ -313,11 +309,11 @@ def strip(pixels: Tensor) -> dict:
 
 def save_pictures(part: dict, folder: Path) -> dict[str, str]:
     """Writes what a section shows as PNG files; returns their names by what they show."""
-    files = {}
+    names = {}
 
     def path(what: str) -> Path:
-        files[what] = f"{part['id']}_{len(files)}_{re.sub(r'[^a-z]+', '_', what.lower()).strip('_')}.png"
-        return folder / files[what]
+        names[what] = f"{part['id']}_{len(names)}_{re.sub(r'[^a-z]+', '_', what.lower()).strip('_')}.png"
+        return folder / names[what]
 
     for view in part["views"]:
         images = torch.cat([pixels for _, pixels in view["rows"]])
@@ -332,7 +328,7 @@ def save_pictures(part: dict, folder: Path) -> dict[str, str]:
     for what, figure in drawn.items():
         if figure:
             figures.save_png(figure, path(what))
-    return files
+    return names
 
 
 def markdown(text: str) -> str:

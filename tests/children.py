@@ -72,6 +72,7 @@ def _child(folder: Path, command: list[str], prepare: Callable[[], None] | None,
     for number, stream in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(name + stream, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which is off where a shell started the tests with &
     sys.argv, sys.orig_argv = command, ["python3", *command]
     if prepare:
         prepare()

@@ -37,7 +37,7 @@ def dsa(images, operations, parameters, label):
 
 
 class ReferenceLoop:
-    """Runs `iterations` iterations at once or one by one; `image_syn` is (K*ipc, C, H, W), class by class."""
+    """`step` is one iteration; `image_syn` is (K*ipc, C, H, W), class by class."""
 
     def __init__(self, data, options, experiment=0):
         self.data, self.options = data, options

@@ -5,7 +5,8 @@ import torch
 
 from reference import ReferenceDM, ReferenceLoop
 from utils import networks
-from utils.distill import Distillation, VisitedAdam, VisitedSGD
+from utils.distill import Distillation, VisitedAdam, VisitedSGD, initial_images
+from utils.draws import Draws
 
 ITERATIONS = 10
 NARROW = {"width": 8}  # so that loops in float64 take seconds
@@ -16,6 +17,12 @@ def make_options(make_options, monkeypatch):
     monkeypatch.setitem(networks.CONVNETS, "ConvNetW8", NARROW)
     monkeypatch.setitem(networks.NETWORKS, "ConvNetW8", (networks.ConvNet, NARROW))
     return lambda *flags: make_options("--model", "ConvNetW8", "--batch_real", 32, "--trained_bs", 32, *flags)
+
+
+def test_noise_is_normal_and_of_the_seed(digits):
+    first, same, other = (initial_images(digits(), Draws(seed), 5, init="noise") for seed in (0, 0, 1))
+    assert first.shape == (10, 5, 1, 16, 16) and torch.equal(first, same) and not torch.equal(first, other)
+    assert abs(first.mean()) < 0.05 and abs(first.std() - 1) < 0.05
 
 
 def run_both(data, options, iterations=ITERATIONS, reset_at=(), literal=ReferenceLoop):

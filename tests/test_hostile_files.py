@@ -99,7 +99,7 @@ def pkl(folder):
 
 
 def image_cache(folder):
-    """A damaged cache is never believed and never fatal."""
+    """Damage to a cache is never fatal; inside the pixels, which are mapped and not read, it is not looked for."""
     formats.write_class_folders(folder / "mine" / "train", *formats.images_and_labels(2, 5, 8), ["a", "b"])
     expected = data.load("folder", folder / "mine", im_size=8).images
     cache = folder / "cache_mine_8.pt"

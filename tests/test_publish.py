@@ -132,6 +132,12 @@ def test_what_cannot_be_evaluated_is_not_published(finished, tmp_path):
     assert line.startswith("evaluate.py: error: ") and "--lr_net" in line and not (tmp_path / "to").exists()
 
 
+def test_a_card_holds_the_set_alone(finished, tmp_path):
+    """--fair evaluates random images and the whole training set, too."""
+    line, = call_script("publish.py", finished, "--to", tmp_path / "to", *QUICK, "--fair", expect=2).stderr.splitlines()
+    assert line.startswith("publish.py: error: --fair: ") and not (tmp_path / "to").exists()
+
+
 def test_sets_come_before_the_flags_of_evaluate(finished, tmp_path):
     done = call_script("publish.py", *QUICK, finished, "--to", tmp_path / "to", expect=2)
     line, = done.stderr.splitlines()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 import formats
 from conftest import SHARED, needs_shared_data
@@ -99,6 +100,25 @@ def test_tiny_imagenet(zipped, tiny_folder, tmp_path):
         expected = by_label(*formats.images_and_labels(20, count, 64, seed=count))
         torch.testing.assert_close(by_label(images, labels), expected, rtol=5e-3, atol=0)  # JPEG loses a little
     assert not any(path.is_dir() and not path.is_symlink() for path in tmp_path.iterdir()), "something was unpacked"
+
+
+def test_zip_is_read_by_several_processes(tmp_path, monkeypatch):
+    """None inherits it open: they would move each other's position. Nor could it be sent to them, as pickling shows."""
+    def loader(images, **settings):
+        pickle.dumps(images)
+        return DataLoader(images, **settings)
+
+    monkeypatch.setattr(image_files, "DataLoader", loader)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(3), raising=False)
+    monkeypatch.setattr(image_files, "FILES_PER_WORKER", 100)
+    folder = formats.write_tiny(tmp_path, 30, classes=10)
+    formats.zip_folder(folder, tmp_path / "set.zip")
+    loaded = []
+    for root in (folder, tmp_path / "set.zip"):
+        tree = image_files.Tree(root)
+        names = [name for name, _ in image_files.list_tiny_imagenet(tree).train]
+        loaded.append(image_files.decode(tree, names, 3, 64))
+    assert len(loaded[0]) == 300 and torch.equal(*loaded)
 
 
 @needs_shared_data

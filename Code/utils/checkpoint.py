@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from utils import device, files, processes
-from utils.errors import UserError, reason
+from utils import files, processes
+from utils.errors import UserError, is_out_of_memory, reason
 from utils.options import FREE_ON_RESUME
 
 # Newest first. The first is there only where a run was killed between the two renames of `write`.
@@ -83,7 +83,7 @@ def fitting():
     try:
         yield
     except Exception as error:
-        if device.is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         raise UserError(f"--resume: the checkpoint does not fit this run ({reason(error)})") from None
 

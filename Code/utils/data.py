@@ -49,6 +49,11 @@ class RealData:
         return tuple(self.images.shape[1:])
 
     @property
+    def network_shape(self) -> tuple[int, int, tuple[int, int]]:
+        """(C, number of classes, (H, W)): what `get_network` builds a network for."""
+        return self.image_shape[0], self.num_classes, self.image_shape[1:]
+
+    @property
     def device(self) -> torch.device:
         return self.images.device
 

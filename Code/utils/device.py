@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from utils import processes
-from utils.errors import UserError, reason
+from utils.errors import UserError, is_out_of_memory, reason
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 MOST_IMAGES = {"cpu": 512, "cuda": 2048, "mps": 512}  # of a pass; on a CPU more is no faster, a GPU was not measured
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # limits of groups, and which are this one's
-OUT_OF_MEMORY = "allocate memory", "CUDA error: out of memory", "ALLOC_FAILED"  # of the CPU, CUDA, its libraries
 PASSES_IN_MEMORY = 4  # what the graph keeps, its gradients, real images beside synthetic ones, all else
 
 
@@ -132,11 +131,6 @@ def batch_that_fits(network: nn.Module, image: Tensor) -> int:
     each = PASSES_IN_MEMORY * sum(size for place, size in kept.items() if place not in own)
     count = int(max(1, min(MOST_IMAGES[image.device.type], free_memory(image.device) / each)))
     return 2 ** (count.bit_length() - 1) if image.device.type == "cuda" else count
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,8 @@
-"""The one exception that means "the user can put this right"."""
+"""The one exception that means "the user can put this right", and what those of others mean."""
+
+import torch
+
+OUT_OF_MEMORY = "allocate memory", "CUDA error: out of memory", "ALLOC_FAILED"  # of the CPU, CUDA, its libraries
 
 
 class UserError(Exception):
@@ -10,3 +14,8 @@ class UserError(Exception):
 def reason(error: Exception) -> str:
     """The first line of what an exception says, at most 200 characters, or its name where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(": ")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY))

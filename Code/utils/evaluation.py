@@ -36,7 +36,7 @@ def models(mode: str, model: str) -> list[str]:
 
 def train(network: nn.Module, images: Tensor, labels: Tensor, options, rng: np.random.Generator, passes: Passes,
           on_epoch: Callable[[], None] = lambda: None, normalise: Callable[[Tensor], Tensor] = lambda batch: batch):
-    """Trains a network on images (N, C, H, W) and labels (N,) by the published protocol.
+    """Trains a network on images (N, C, H, W) and labels, (N,) or as probabilities (N, K), by the published protocol.
 
     The images are normalised, or `normalise` does it to each batch.
 
@@ -85,22 +85,21 @@ def trained_network(images: Tensor, labels: Tensor, data: RealData, model: str, 
     `place` makes its draws its own.
     """
     normalise = data.normalise if images.dtype == torch.uint8 else lambda batch: batch.to(data.dtype)
-    channel, *size = data.image_shape
     seed = draws.network_seed("evaluation", model, *place)
-    network = get_network(model, channel, data.num_classes, tuple(size), seed)
+    network = get_network(model, *data.network_shape, seed)
     passes.prepare(network, data.device, data.dtype)
     train(network, images, labels, options, draws.evaluation(model, *place), passes, on_epoch, normalise)
     return network
 
 
 def passes_of(options, data: RealData, labels: Tensor) -> Passes:
-    """How networks that are evaluated on a set of these labels (N,) are trained and tested."""
+    """How networks that are evaluated on a set of these labels are trained and tested."""
     return Passes(options, data.device, trained=len(labels) * (options.epoch_eval_train + 1))
 
 
 def evaluate(images: Tensor, labels: Tensor, data: RealData, model: str, options, draws: Draws,
              place: tuple[int | str, ...], on_epoch: Callable[[], None] = lambda: None) -> list[float]:
-    """Test accuracies (0..1) of `num_eval` fresh networks trained on images (N, C, H, W) and labels (N,).
+    """Test accuracies (0..1) of `num_eval` fresh networks trained on a set, as `train` takes it.
 
     The images are normalised, or uint8, and their formation is expanded. `place` names this evaluation within
     the run, so that its draws are its own.

@@ -78,10 +78,9 @@ def check(args, data: RealData) -> None:
 
 def check_networks(models: list[str], data: RealData) -> None:
     """UserError where a network does not fit the images."""
-    channel, *size = data.image_shape
     for model in models:
         with torch.device("meta"):  # where a network costs nothing
-            get_network(model, channel, data.num_classes, tuple(size))
+            get_network(model, *data.network_shape)
 
 
 def distil(experiment: int, record: Record, interrupts: Interrupts, state: dict | None) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from utils import files, storage
+from utils.paper import ITERATIONS
 
 INK, PAPER = "#1c2024", "#fdfdfc"  # of text and background; in SVG the page's own take their place
 SERIES = ["#3e7bfa", "#e5634d", "#2c9f72", "#b264d6", "#c98a0c", "#159fb3", "#de5f9c", "#7d8b23", "#8a7a66", "#6d70e8"]
@@ -63,7 +64,8 @@ def accuracies(lines: list[dict], paper: float | None) -> Figure:
     for color, model in zip(SERIES, dict.fromkeys(line["model"] for line in lines), strict=False):
         plot_curve(axes, curve([line for line in lines if line["model"] == model]), color=color, label=model)
     if paper:
-        axes.axhline(paper, color=INK, linestyle=(0, (4, 3)), linewidth=0.9, label="the paper, 20,000 iterations")
+        axes.axhline(paper, color=INK, linestyle=(0, (4, 3)), linewidth=0.9,
+                     label=f"the paper, {ITERATIONS:,} iterations")
     axes.set(ylabel="test accuracy, %")
     _against_iterations(axes)
     if len(axes.get_legend_handles_labels()[0]) > 1:

@@ -19,6 +19,7 @@ from utils import files, logs
 from utils.errors import UserError, reason
 
 FILES_PER_WORKER = 1000  # a decoding process costs as much as decoding about this many small images
+BATCH_BYTES = 2**20  # of pixels that a decoding process hands over at once, through shared memory, which may be small
 
 
 class Tree:
@@ -59,9 +60,15 @@ class Tree:
     def read(self, name: str) -> bytes:
         if self.root.is_dir():
             return (self.root / name).read_bytes()
-        if self._zip is None:  # opened at the first read, so that each decoding process has its own
+        if self._zip is None:
             self._zip = zipfile.ZipFile(self.root)
         return self._zip.read(self._members[name])
+
+    def close(self) -> None:
+        """Before other processes take it: each is to open the zip for itself, or they move each other's position."""
+        if self._zip is not None:
+            self._zip.close()
+            self._zip = None
 
 
 @dataclass
@@ -155,7 +162,9 @@ def decode(tree: Tree, names: list[str], channels: int, size: int) -> Tensor:
     pixels = torch.empty(len(names), channels, size, size, dtype=torch.uint8)
     workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
                   len(names) // FILES_PER_WORKER)
-    loader = DataLoader(_Images(tree, names, channels, size), batch_size=250, num_workers=workers)
+    tree.close()
+    loader = DataLoader(_Images(tree, names, channels, size), batch_size=max(1, BATCH_BYTES // (channels * size**2)),
+                        num_workers=workers)
     done = 0
     with logs.Progress("decoding images", len(names), unit="image") as progress:
         for images, problems in loader:
@@ -172,7 +181,7 @@ def load_cached(tree: Tree, listing: Listing, channels: int, size: int, cache: P
     """Pixels of the train and test images, from the cache file where it was made from these very files.
 
     Files are told by their names, sizes and dates. The cached pixels are mapped into memory, not copied.
-    Where the cache cannot be written, a line says so.
+    Damage inside them is not looked for. Where the cache cannot be written, a line says so.
     """
     names = [[name for name, _ in split] for split in (listing.train, listing.test)]
     stamps = [(name, tree.stamps[name]) for split in names for name in split]

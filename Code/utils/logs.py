@@ -13,7 +13,8 @@ PLAIN_SECONDS, BAR_SECONDS = 10.0, 1.0  # between plain lines, and between the n
 class Progress:
     """Progress of one piece of work, as a bar on a terminal and as plain lines elsewhere.
 
-    first: steps of `total` that were done before.
+    total: steps in all, of which `first` were done before. unit: what the bar calls one. images_per_step: to show
+    images per second, which 0 leaves out.
 
     `update(details)` counts a step, or several; `details` is called only when something is about to be shown, so
     that reading numbers off a GPU does not make every step wait.

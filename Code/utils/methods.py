@@ -1,6 +1,6 @@
 """What --method names: an objective, where the images start, and the options that belong to the method.
 
-A method differs from another in this table and nowhere else: one engine runs them all.
+One engine runs them all; this table is what tells them apart.
 """
 
 import contextlib

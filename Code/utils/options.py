@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from utils import augment, evaluation, methods, networks, sources
+from utils import augment, device, evaluation, methods, networks, passes, sources
 from utils.errors import UserError
 
 # Flags of the published scripts that nothing there reads. They are taken so that its commands run.
@@ -18,8 +18,9 @@ FREE_ON_RESUME = ("data_path", "save_path", "device", "max_batch", "compile", "r
 
 
 # What the published MNIST commands set beside the flags' own defaults; where benchmark.py and compare.py start.
-PUBLISHED_MNIST = {"dataset": "MNIST", "model": "ConvNet", "ipc": 10, "lr_img": 0.2, "net_decay": True,
-                   "embed_last": 1000, "syn_ce": True, "ce_weight": 0.5, "train_net_num": 1, "aug": True}
+PUBLISHED_MNIST = {"dataset": "MNIST", "model": "ConvNet", "ipc": 10, "lr_img": 0.2, "num_eval": 5,
+                   "net_decay": True, "embed_last": 1000, "syn_ce": True, "ce_weight": 0.5, "train_net_num": 1,
+                   "aug": True}
 MOST_SEED = 2**32 - 1  # that scikit-learn takes
 
 
@@ -132,13 +133,14 @@ def add_data(parser: Parser):
     flag("--seed", type=integer(0, MOST_SEED), default=0, help="decides every random draw of the run")
     flag("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: cuda where there is one")
     flag("--max_batch", type=integer(1),
-         help="images per network pass; None: as many as free memory holds, at most 512 on a CPU and 2,048 on a GPU")
+         help=f"images per network pass; None: as many as free memory holds, at most {device.MOST_IMAGES['cpu']:,} on "
+              f"a CPU and {device.MOST_IMAGES['cuda']:,} on a GPU")
     flag("--precision", choices=("fp32", "tf32", "bf16"),
          help="of convolutions and matrix products; None: fp32, but on a GPU tf32 for convolutions, as PyTorch has it; "
               "bf16: by autocast, with statistics and losses in fp32")
     flag("--compile", action="store_true", default=None,
-         help="compile the networks; None: on a CPU, in runs of 1,000 iterations or more, and for evaluated networks "
-              "that are trained on 40,000 images or more, all epochs together")
+         help=f"compile the networks; None: on a CPU, in runs of {passes.LONG_RUN:,} iterations or more, and for "
+              f"evaluated networks that are trained on {passes.LONG_TRAINING:,} images or more, all epochs together")
     flag("--no_compile", dest="compile", action="store_false", default=argparse.SUPPRESS, help="never do")
 
 
@@ -224,6 +226,9 @@ def _check(parser: Parser, options: argparse.Namespace, method: methods.Method):
     if method.objective is None and options.Iteration:
         parser.error(f"--Iteration {options.Iteration}: --method {options.method} chooses its images once; "
                      "leave --Iteration out")
+    if method.select and options.net_num != 1:
+        parser.error(f"--net_num {options.net_num}: --method {options.method} chooses by the features of one network; "
+                     "leave --net_num out")
     if options.soft_labels and not (options.model_train_steps and (options.Iteration or method.select)):
         parser.error(f"--soft_labels {options.soft_labels:g}: under --method {options.method}, --model_train_steps "
                      f"{options.model_train_steps} and --Iteration {options.Iteration} no pool is trained to take them "

@@ -48,7 +48,7 @@ class Passes:
             long_run = getattr(options, "Iteration", 0) >= LONG_RUN
             self.compiled = on_cpu and (long_run or trained >= LONG_TRAINING)
         self.bf16 = options.precision == "bf16"
-        self.part = CACHE_SIZED if self.compiled and on_cpu else None
+        self.largest = CACHE_SIZED if self.compiled and on_cpu else None
         channels_last = device.type == "cuda" or (on_cpu and self.compiled)
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         if device.type == "cuda":
@@ -56,19 +56,19 @@ class Passes:
             torch.backends.cuda.matmul.allow_tf32 = options.precision == "tf32"
 
     def prepare(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-        """The network on the device, in the layout that suits it."""
+        """Moves the network, in place, to the device and into the layout that suits it; returns it."""
         return network.to(device, dtype, memory_format=self.layout)
 
     def _parts(self, network: nn.Module, batch: Tensor) -> tuple[Tensor, ...]:
         """The batch in parts; whole where its images share statistics, in training with batch normalisation."""
-        if not self.part:
+        if not self.largest:
             return (batch,)
         shared = network.training and any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
-        return (batch,) if shared else batch.split(self._part(len(batch)))
+        return (batch,) if shared else batch.split(self._part_size(len(batch)))
 
-    def _part(self, count: int) -> int:
+    def _part_size(self, count: int) -> int:
         """Images of each part: the largest divisor of `count` between half of the most and the most; else the most."""
-        return next((size for size in range(self.part, self.part // 2, -1) if count % size == 0), self.part)
+        return next((size for size in range(self.largest, self.largest // 2, -1) if count % size == 0), self.largest)
 
     def _each(self, function, network: nn.Module, images: Tensor, *more) -> Iterator:
         """What a function gives for each part. A rest is not compiled: every size costs seconds, and which code
@@ -89,7 +89,10 @@ class Passes:
 
     def train_step(self, network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor,
                    labels: Tensor) -> Tensor:
-        """One step on the mean cross-entropy; returns the logits before it."""
+        """One step on the mean cross-entropy of images (N, C, H, W), labels (N,) or probabilities (N, num_classes).
+
+        Returns the logits (N, num_classes) before it.
+        """
         logits = []
         optimizer.zero_grad()
         for out, wanted in zip(self._each(_classify, network, images), self._parts(network, labels), strict=True):

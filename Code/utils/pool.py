@@ -31,7 +31,7 @@ class Member:
     def reset_accuracy(self):
         self.correct, self.seen = torch.zeros_like(self.correct), 0
 
-    def trained(self) -> list[Tensor]:
+    def trained_tensors(self) -> list[Tensor]:
         """What training changes, for `processes.share`: weights, momentum and the count of right answers."""
         weights = list(self.network.parameters())
         momentum = [self.optimizer.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
@@ -74,8 +74,7 @@ class Pool:
     def _add(self):
         options, data = self.options, self.data
         seed = self.draws.network_seed("pool", self.created)
-        channel, *size = data.image_shape
-        network = get_network(options.model, channel, data.num_classes, tuple(size), seed)
+        network = get_network(options.model, *data.network_shape, seed)
         self.passes.prepare(network, data.device, data.dtype)
         decay = {"momentum": 0.9, "weight_decay": 5e-4} if options.net_decay else {}
         optimizer = torch.optim.SGD(network.parameters(), lr=options.lr_net, **decay)
@@ -96,7 +95,7 @@ class Pool:
             member.reset_accuracy()
 
     def matching(self, iteration: int, loop: int) -> list[Member]:
-        """The --train_net_num networks to match the images on, in evaluation mode.
+        """The --train_net_num networks to match the images on.
 
         --net_begin and --net_end restrict the choice only where that leaves more than ten networks.
         """
@@ -111,7 +110,7 @@ class Pool:
         for turn in filter(processes.own, range(len(chosen))):
             self._train(self.members[chosen[turn]], iteration, turn)
         for turn, k in enumerate(chosen):
-            processes.share(self.members[k].trained, turn)
+            processes.share(self.members[k].trained_tensors, turn)
             self.members[k].seen += self.options.model_train_steps * min(self.options.trained_bs, len(self.data.labels))
         return torch.stack([self.members[k].accuracy() for k in chosen]).mean()
 

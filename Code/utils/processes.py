@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from utils.errors import UserError, reason
+from utils.errors import UserError, is_out_of_memory, reason
 
 PATIENCE = timedelta(days=1)  # an evaluation that others wait for takes long; a process that ends is noticed at once
 
@@ -65,7 +65,7 @@ def _others_alive():
     try:
         yield
     except RuntimeError as error:
-        if "out of memory" in str(error):
+        if is_out_of_memory(error):
             raise
         raise Lost(f"process {rank()}: another process of this run has ended ({reason(error)}); continue with --resume "
                    "auto and any number of processes") from None

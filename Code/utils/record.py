@@ -30,6 +30,26 @@ def run_name(args) -> str:
     return f"{in_file_names(args.method)}_{args.dataset}_{args.model}_{args.ipc}ipc"
 
 
+def set_path(records: Path) -> Path:
+    """The set of the run whose records are in this folder."""
+    return records.with_name(f"res_{records.name}.pt")
+
+
+def records_of(path: Path) -> Path:
+    """The folder with the records of the run that made this set."""
+    return path.with_name(path.stem.removeprefix("res_"))
+
+
+def is_finished(iterations: list[int], options: dict) -> bool:
+    """Whether sets of these iterations, one for each experiment, are all that a run of these options is to make."""
+    return iterations == [options["Iteration"]] * options["num_exp"]
+
+
+def circumstances(of: torch.device) -> dict[str, str | list[str]]:
+    """What a figure needs beside it: the command, the machine and the date."""
+    return {"command": sys.argv, "machine": device.describe(of), "date": time.strftime("%Y-%m-%d")}
+
+
 class Record:
     """What a run leaves: the last and the best sets, pictures, metrics.jsonl, losses.jsonl and the options.
 
@@ -42,7 +62,7 @@ class Record:
         self.models = evaluation.models(args.eval_mode, args.model)
         self.name = run_name(args)
         self.folder = files.make_folder(args.save_path / self.name)
-        self.set_path = args.save_path / f"res_{self.name}.pt"
+        self.set_path = set_path(self.folder)
         self.best_path = args.save_path / f"res_{self.name}_best.pt"
         self.metrics_path = self.folder / "metrics.jsonl"
         self.losses_path = self.folder / "losses.jsonl"
@@ -56,7 +76,7 @@ class Record:
         self.versions = {"python": platform.python_version(), "torch": str(torch.__version__),
                          "torchvision": torchvision.__version__, "numpy": np.__version__}
         self.tensorboard = None
-        self.saved = time.monotonic()
+        self.checkpointed = time.monotonic()
 
     def begin(self, state: dict | None) -> None:
         """Makes the folder ready for a new run, or puts it back to where the checkpoint `state` was written."""
@@ -77,8 +97,7 @@ class Record:
         files.remove_temporary(self.folder, "*")
         files.remove_temporary(self.args.save_path, *results)
         files.write_json(self.folder / "options.json", {
-            "command": sys.argv, "options": self.options, "versions": self.versions,
-            "machine": device.describe(self.data.device), "date": time.strftime("%Y-%m-%d")})
+            **circumstances(self.data.device), "options": self.options, "versions": self.versions})
         files.write_json_lines(self.metrics_path, self.metrics)
         files.write_json_lines(self.losses_path, self.losses)
         if self.last:
@@ -101,17 +120,20 @@ class Record:
         return len(self.last) > experiment and self.last[experiment].iteration == iteration
 
     def checkpoint_is_due(self) -> bool:
-        return time.monotonic() - self.saved >= 60 * self.args.checkpoint_minutes
+        return time.monotonic() - self.checkpointed >= 60 * self.args.checkpoint_minutes
 
     def checkpoint(self, experiment: int, iteration: int = 0, seconds: float = 0.0,
                    distillation: dict | None = None) -> None:
-        """Keeps all that is needed to go on with this experiment after `iteration` updates (None: from its start)."""
+        """Keeps all that is needed to go on with this experiment after `iteration` updates.
+
+        distillation: what `Distillation.state` gives; None where the experiment has not begun.
+        """
         self._read_losses()
         checkpoint.write(self.folder, {
             "options": self.options, "data": self.checksum, "experiment": experiment, "iteration": iteration,
             "seconds": seconds, "distillation": distillation, "metrics": self.metrics, "losses": self.losses,
             "last": [vars(entry) for entry in self.last], "best": [vars(entry) for entry in self.best]})
-        self.saved = time.monotonic()
+        self.checkpointed = time.monotonic()
 
     def note_losses(self, experiment: int, iteration: int, terms: dict[str, Tensor]) -> None:
         """Keeps the terms of about LOSS_LINES iterations of an experiment; until a checkpoint nobody waits for them."""
@@ -129,8 +151,7 @@ class Record:
                  on_epoch: Callable[[], None]) -> None:
         """Evaluates the current set and saves it: as the last, and as the best where it is."""
         args, data = self.args, self.data
-        stored = distillation.images.flatten(0, 1).float().cpu()
-        labels = torch.arange(data.num_classes).repeat_interleave(args.ipc)
+        stored, labels = storage.labelled(distillation.images.float().cpu())
         images, targets = storage.expand(stored, labels, 2 if args.aug else 1)
         soft = distillation.soft_labels(images, targets).float().cpu() if args.soft_labels else None
         targets = targets if soft is None else soft

@@ -58,7 +58,7 @@ def k_means(features: Tensor, count: int, seed: int) -> np.ndarray:
 def choose(select, data: RealData, pool: Pool, options, max_batch: int) -> np.ndarray:
     """Positions (sets, K, ipc) within each class; four sets for a formation, otherwise one.
 
-    The pool's first network is trained before its features are taken. UserError where a class is too small.
+    The pool's one network is trained before its features are taken. UserError where a class is too small.
     """
     sets = 4 if options.aug else 1
     if sets * options.ipc > min(data.class_sizes):

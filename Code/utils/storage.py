@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 from torchvision.utils import make_grid, save_image
@@ -136,6 +136,11 @@ def whitening(meta: dict) -> Whitening | None:
     return Whitening(**meta["zca"]) if meta.get("zca") else None
 
 
+def labelled(images: Tensor) -> tuple[Tensor, Tensor]:
+    """A set (K, ipc, C, H, W) as it is stored: images (N, C, H, W), class by class, and labels (N,) on the CPU."""
+    return images.flatten(0, 1), torch.arange(len(images)).repeat_interleave(images.shape[1])
+
+
 def expand(images: Tensor, labels: Tensor, formation: int) -> tuple[Tensor, Tensor]:
     """Stored images and labels -> those to train on; formation 1 (none) or 2 (2x2 tiles), whose sides are even."""
     if formation == 1:
@@ -167,7 +172,7 @@ def load_picture(path: Path, shape: tuple[int, int, int], per_row: int) -> Tenso
     factor = _enlargement(shape[2])
     height, width = (factor * side + GAP for side in shape[1:])
     try:
-        with Image.open(path) as file:
+        with PngImageFile(path) as file:  # Image.open refuses very large ones
             picture = pil_to_tensor(file.convert("RGB"))[:shape[0]].float() / 255
         rows = (picture.shape[1] - GAP) // height
         cells = picture[:, GAP:, GAP:].reshape(shape[0], rows, height, per_row, width)
