@@ -30,9 +30,9 @@ Made by the commands in the cards (`.json`), written by `Code/publish.py`. In Py
     images, labels = utils.load_synthetic("{example}")
 
 The accuracies are mean and standard deviation over (n) networks, and each card has the command that gives them
-("evaluated by"; put the folder before the set's name). Where these come from fewer epochs than those of the set's own run,
-which the card has, too, they are lower. Images are stored in 8 bits; "before 8 bits" is the set before that, trained with
-the same draws.
+("evaluated by"; put the folder before the set's name). Where these come from fewer epochs than those of the set's own
+run, which the card has, too, they are lower. Images are stored in 8 bits; "before 8 bits" is the set before that,
+trained with the same draws.
 """
 OWN_MACHINE = ("data_path", "save_path", "resume", "device")  # options that say nothing to others
 

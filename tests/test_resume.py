@@ -43,6 +43,10 @@ def left(folder):
     return found
 
 
+def encoded(state):
+    return b"".join(checkpoint.encode(state))
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The folder of a run that nothing disturbed."""
@@ -249,7 +253,7 @@ def test_options_that_change_the_run_are_refused_by_name(killed, flags, tmp_path
 
 def test_seconds_are_counted_on(killed, tmp_path):
     last = copy(killed, tmp_path) / checkpoint.LAST
-    last.write_bytes(checkpoint.encode(checkpoint.read(last) | {"seconds": 1000.0}))
+    last.write_bytes(encoded(checkpoint.read(last) | {"seconds": 1000.0}))
     children.run(tmp_path, *RESUME)
     seconds = [line["seconds"] for line in files.read_json_lines(checkpoints(tmp_path) / "metrics.jsonl")]
     assert seconds[1] >= 1000 > max(seconds[2:])
@@ -325,10 +329,10 @@ SMALL = {"options": {"ipc": 1}, "data": 7, "experiment": 0, "iteration": 2, "sec
 
 
 def test_five_hundred_damaged_checkpoints(tmp_path):
-    assert read_or_refuse(tmp_path / "c.pt", checkpoint.encode(SMALL))["iteration"] == 2
+    assert read_or_refuse(tmp_path / "c.pt", encoded(SMALL))["iteration"] == 2
     rng = np.random.default_rng(0)
     for _ in range(500):
-        content = mutate(checkpoint.encode(SMALL), rng)
+        content = mutate(encoded(SMALL), rng)
         assert read_or_refuse(tmp_path / "c.pt", content) is None
 
 
@@ -336,14 +340,14 @@ def test_five_hundred_damaged_checkpoints(tmp_path):
 def test_five_hundred_forged_checkpoints(tmp_path):
     """Damaged, but with the checksum put right: what the checksum is not there to catch runs no code either."""
     rng = np.random.default_rng(0)
-    payload = checkpoint.encode(SMALL).split(b"\n", 1)[1]
+    payload = encoded(SMALL).split(b"\n", 1)[1]
     for _ in range(500):
         content = mutate(payload, rng)
         read_or_refuse(tmp_path / "c.pt", checkpoint.header(content) + content)
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path):
-    content = checkpoint.encode(SMALL | {"metrics": [Payload(tmp_path / "owned")]})
+    content = encoded(SMALL | {"metrics": [Payload(tmp_path / "owned")]})
     assert read_or_refuse(tmp_path / "c.pt", content) is None
     assert not (tmp_path / "owned").exists()
     torch.load(io.BytesIO(content.split(b"\n", 1)[1]), weights_only=False)
@@ -354,7 +358,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
                                     {"distillation": {"images": torch.zeros(2)}}], ids=lambda change: "".join(change))
 def test_checkpoint_that_does_not_fit_is_one_line(killed, change, tmp_path):
     last = copy(killed, tmp_path) / checkpoint.LAST
-    last.write_bytes(checkpoint.encode(checkpoint.read(last) | change))
+    last.write_bytes(encoded(checkpoint.read(last) | change))
     (checkpoints(tmp_path) / checkpoint.PREVIOUS).unlink()
     line, = children.run(tmp_path, *RESUME, expect=2).error().splitlines()
     assert "checkpoint" in line

@@ -28,7 +28,7 @@ def write(folder: Path, state: dict) -> None:
 
     At every moment at least one whole checkpoint bears one of NAMES, once there was one.
     """
-    files.write_whole(folder / NEW, lambda file: file.write(encode(state)))
+    files.write_whole(folder / NEW, lambda file: file.writelines(encode(state)))
     settle(folder)
 
 
@@ -43,11 +43,11 @@ def settle(folder: Path) -> None:
         os.replace(folder / NEW, folder / LAST)
 
 
-def encode(state: dict) -> bytes:
-    """The bytes of a checkpoint file."""
+def encode(state: dict) -> tuple[bytes, memoryview]:
+    """A checkpoint file: its first line and the rest, which may be gigabytes."""
     content = io.BytesIO()
     torch.save(state, content)
-    return header(content.getbuffer()) + content.getbuffer()
+    return header(content.getbuffer()), content.getbuffer()
 
 
 def header(content) -> bytes:
@@ -58,14 +58,14 @@ def header(content) -> bytes:
 def read(path: Path) -> dict:
     """A checkpoint, tensors on the CPU. Nothing in it is executed. UserError where it is missing or damaged."""
     try:
-        content = memoryview(path.read_bytes())
+        with path.open("rb") as file:
+            first, content = file.read(len(header(b""))), io.BytesIO(file.read())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    length = len(header(b""))
-    if content[:length] != header(content[length:]):
+    if first != header(content.getbuffer()):
         raise UserError(f"{path}: damaged, or not a checkpoint (its checksum does not match)")
     try:
-        state = torch.load(io.BytesIO(content[length:]), map_location="cpu", weights_only=True)
+        state = torch.load(content, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever torch.load makes of bytes that someone forged
         raise UserError(f"{path}: not a checkpoint ({reason(error)})") from None
     if not isinstance(state, dict) or state.keys() != CONTENT.keys() or not all(
