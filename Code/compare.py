@@ -23,6 +23,7 @@ from utils import checkpoint, device, experiment, figures, files, methods, optio
 from utils.distill import Distillation
 from utils.errors import UserError
 
+SHARED = {"--ipc": "--ipcs", "--seed": "--seeds", "--dataset": "it for all", "--save_path": "it for all"}
 TIMED_SECONDS, TIMED_ITERATIONS = 10, 3  # to learn how long an iteration takes
 
 
@@ -88,9 +89,13 @@ def plot(dataset: str, rows: list[dict], path: Path) -> None:
 
 def cell(method: str, ipc: int, seed: int, shared: argparse.Namespace) -> argparse.Namespace:
     """The options of one run: the method with its own flags, then what all runs share."""
-    name = re.sub(r"[^\w.-]", "_", "_".join(word.removeprefix("--") for word in method.split()))
+    words = method.split()
+    for flag, instead in SHARED.items():
+        if any(word.partition("=")[0] == flag for word in words):
+            raise UserError(f"--methods {method!r}: {flag} cannot be a method's own; give {instead}")
+    name = re.sub(r"[^\w.-]", "_", "_".join(word.removeprefix("--") for word in words))
     folder = shared.save_path / f"{name}_{ipc}ipc_seed{seed}"
-    flags = ["--method", *method.split(), "--ipc", str(ipc), "--seed", str(seed), "--save_path", str(folder),
+    flags = ["--method", *words, "--ipc", str(ipc), "--seed", str(seed), "--save_path", str(folder),
              "--resume", "auto"]
     return options.parse(__doc__, flags, **vars(shared))
 

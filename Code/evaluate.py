@@ -33,7 +33,8 @@ def parse() -> tuple[Namespace, dict]:
     """The command line, with the protocol of the set for what it does not say, and the set's record."""
     parser = options.new_parser(__doc__)
     group = parser.add_argument_group("what to evaluate")
-    group.add_argument("--synthetic", type=Path, required=True, help=".pt or .pkl file, or folder <class>/<image>")
+    group.add_argument("--synthetic", type=options.path, required=True,
+                       help=".pt or .pkl file, or folder <class>/<image>")
     group.add_argument("--aug", action="store_true", help="its images are 2x2 formations (ours say so themselves)")
     group.add_argument("--model", type=options.accepted_by(networks.check_name), default="ConvNet",
                        help="network of mode S")

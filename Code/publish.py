@@ -134,8 +134,8 @@ def refuse_other_page(readme: Path) -> None:
 
 def main() -> None:
     parser = options.new_parser(__doc__)
-    parser.add_argument("sets", nargs="+", type=Path, help="res_*.pt files, where their runs left them")
-    parser.add_argument("--to", type=Path, default=Path(__file__).resolve().parents[1] / "Distilled",
+    parser.add_argument("sets", nargs="+", type=options.path, help="res_*.pt files, where their runs left them")
+    parser.add_argument("--to", type=options.path, default=Path(__file__).resolve().parents[1] / "Distilled",
                         help="folder to share")
     parser.add_argument("--note", default="", help="what else is to be known of the data set")
     args, flags = parser.parse_known_args()

@@ -44,12 +44,12 @@ SPARED = {"batch_real": "real images per class", "model_train_steps": "steps of 
 
 def parse() -> Namespace:
     parser = options.new_parser(__doc__)
-    parser.add_argument("folders", type=Path, nargs="+", metavar="RESULT_FOLDER",
+    parser.add_argument("folders", type=options.path, nargs="+", metavar="RESULT_FOLDER",
                         help="what runs left in --save_path, or a folder of such folders")
-    parser.add_argument("--save_path", type=Path, help="folder for the report; None: the first RESULT_FOLDER")
+    parser.add_argument("--save_path", type=options.path, help="folder for the report; None: the first RESULT_FOLDER")
     parser.add_argument("--quick", action="store_true",
                         help="train no networks: no embeddings, no confusion matrix, no starting images")
-    parser.add_argument("--data_path", type=Path, help="folder of the data sets; None: each run's own")
+    parser.add_argument("--data_path", type=options.path, help="folder of the data sets; None: each run's own")
     parser.add_argument("--epoch_eval_train", type=options.integer(0),
                         help="epochs to train the network, less 1; None: each run's own")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="to train it on")

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -283,6 +284,7 @@ BAD_INPUT = [
     (["--lr_img", "nan"], "--lr_img"),
     (["--lr_img", "0"], "--lr_img"),
     (["--device", "cuda"], "--device cuda"),
+    (["--data_path", ""], "--data_path"),
     (["--method", "herding", "--net_num", "5"], "--net_num 5"),
     (["--iterations", "5"], "--iterations"),
     (["--save_path", "/dev/null/result"], "/dev/null/result"),
@@ -314,6 +316,12 @@ def test_help_shows_the_published_command_as_it_is_typed(command):
     text = call_script(command[0], "--help").stdout
     shown, = re.findall(r"^    python3 -u ((?:.*\\\n)*.*)", text, re.M)
     assert vars(options.parse("", shown.replace("\\\n", " ").split()[1:])) == vars(options.parse("", command[1:]))
+
+
+def test_home_folder_after_an_equals_sign(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    args = options.parse("", ["--save_path=~/result", "--data_path", "a~b"])
+    assert (args.save_path, args.data_path) == (Path("/home/me/result"), Path("a~b"))
 
 
 def test_benchmark_and_compare_start_from_the_published_command():

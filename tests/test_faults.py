@@ -5,6 +5,8 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -13,8 +15,8 @@ import pytest
 import torch
 
 import children
-from conftest import TINY
-from utils import checkpoint, losses
+from conftest import CODE, TINY
+from utils import checkpoint, files, losses
 from utils.distill import Distillation
 
 RUN = "BACON_digits_ConvNetW32_1ipc"
@@ -175,3 +177,22 @@ def test_clock_changes(tmp_path):
     assert "result:" in child.output() and not child.error()
     lines = (tmp_path / "result" / RUN / "metrics.jsonl").read_text().splitlines()
     assert all(0 <= json.loads(line)["seconds"] < 60 for line in lines)
+
+
+@pytest.mark.parametrize("into, note", [
+    ("> /dev/full", "note: output cannot be written (No space left on device); going on without\n"),
+    (">&-", ""), ("", "")], ids=repr)
+def test_lost_output_does_not_end_a_run(into, note, tmp_path):
+    """Nor do letters that its encoding lacks."""
+    run = subprocess.run(["bash", "-c", f'"$@" {into}', "bash", sys.executable, "-u", CODE /
+                          "BACON_digits.py", *TINY, "--save_path", tmp_path / "ü"], capture_output=True, text=True,
+                         env=os.environ | {"PYTHONIOENCODING": "ascii"}, check=False)
+    assert (run.returncode, run.stderr) == (0, note), run.stderr
+    assert ("\\xfc/" in run.stdout) == (not into)
+    assert (tmp_path / "ü" / RUN / "checkpoint.pt").exists()
+
+
+def test_files_are_for_whom_the_umask_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "UMASK", 0o027)
+    files.write_text(tmp_path / "file", "")
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640

@@ -102,6 +102,9 @@ BAD = [
     (["--method", "own_file:scalar", "--batch_real", "64", "--no_compile"], "--method", "(10,)"),
     (["--method", "own_file:few"], "--method", "(z_syn, z_real, options)"),
     (["--method", "own_file:nothing", "--batch_real", "64", "--no_compile"], "--method", "no terms"),
+    (["--method", "own_file:whole", "--batch_real", "64", "--no_compile"], "--method", "floats"),
+    (["--method", "own_file:taken", "--batch_real", "64", "--no_compile"], "--method", "'ce'"),
+    (["--method", "own_file:fixed", "--batch_real", "64", "--no_compile"], "--method", "no term"),
     (["--nll_weight", "0", "--tv_weight", "0", "--clip_weight", "0"], "--nll_weight", "--tv_weight"),
     (["--method", "herding", "--Iteration", "1"], "--Iteration 1", "herding"),
     (["--method", "DM", "--soft_labels", "0.5"], "--soft_labels 0.5", "--method DM"),
@@ -116,6 +119,9 @@ def test_bad_input_is_one_line(flags, named, also, tmp_path, monkeypatch, capsys
     (tmp_path / "own_file.py").write_text(
         "from utils.methods import Method\nnumber = 3\nscalar = lambda z_syn, z_real, options: z_syn.mean()\n"
         "nothing = lambda z_syn, z_real, options: {}\nfew = lambda z_syn, z_real: z_syn.mean()\n"
+        "whole = lambda z_syn, z_real, options: z_syn.argmax(-1).sum(-1)\n"
+        "taken = lambda z_syn, z_real, options: {'ce': z_syn.mean((1, 2))}\n"
+        "fixed = lambda z_syn, z_real, options: z_real.mean((1, 2))\n"
         "typo = Method(scalar, recipe={'lr_imge': 1})\n")
     (tmp_path / "broken.py").write_text("def loss(:\n")
     monkeypatch.chdir(tmp_path)

@@ -1,7 +1,9 @@
 """The readers of every data set format: what they give, the cache, and what they say of files that are wrong."""
 
+import errno
 import os
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -106,6 +108,9 @@ def test_zip_is_read_by_several_processes(tmp_path, monkeypatch):
     """None inherits it open: they would move each other's position. Nor could it be sent to them, as pickling shows."""
     def loader(images, **settings):
         pickle.dumps(images)
+        batch, _ = settings["collate_fn"]([images[0]])
+        assert isinstance(batch, np.ndarray), "a tensor would go through shared memory"
+        images.tree.close()
         return DataLoader(images, **settings)
 
     monkeypatch.setattr(image_files, "DataLoader", loader)
@@ -191,13 +196,38 @@ def test_common_formats_sizes_and_modes(tmp_path):
     for mode in ("RGBA", "P", "CMYK"):
         red.convert(mode, palette=Image.Palette.ADAPTIVE).save(folder / f"{mode}.tiff")
     (folder / "notes.txt").write_text("no image")
+    red.quantize().save(folder / "clear.png", transparency=bytes(256))
     (folder / ".hidden.png").write_bytes(b"no image")
+    (tmp_path / "train" / ".hidden").mkdir()
+    (tmp_path / "train" / ".hidden" / "image.png").write_bytes(b"no image")
     tree = image_files.Tree(tmp_path)
     names, folders = image_files.images_by_folder(tree, "train/")
-    assert len(names) == 10 and set(folders) == {"red"}
+    assert len(names) == 11 and set(folders) == {"red"}
+    warnings.simplefilter("error")  # pytest puts it back
     pixels = image_files.decode(tree, names, 3, 32)
     target = torch.tensor([200, 0, 0]).reshape(3, 1, 1)
     assert (pixels.int() - target).abs().max() <= 4
+
+
+def test_folder_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
+    formats.write_class_folders(tmp_path / "train", *formats.images_and_labels(2, 10), ["a", "b"])
+    scandir = os.scandir
+
+    def refusing(path):
+        if os.path.basename(path) == "a":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(UserError, match=r"train/a: cannot be read \(Permission denied\)"):
+        data.load("folder", tmp_path)
+
+
+def test_class_names_can_be_written(tmp_path):
+    """Whatever the bytes of a folder's name."""
+    names = [os.fsdecode(b"cl\xff"), "b"]
+    formats.write_class_folders(tmp_path / "train", *formats.images_and_labels(2, 10), names)
+    assert data.load("folder", tmp_path).class_names == ["b", "cl\ufffd"]
 
 
 def test_grey_images_have_one_channel_and_a_split_is_stratified(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """A run: the experiments of one command line, each distilled, evaluated and saved."""
 
 import contextlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -33,7 +34,8 @@ def reported(alone: bool = False):
     try:
         if alone and processes.started_by_torchrun():
             raise UserError("torchrun: this script runs in one process alone; start it with python3")
-        yield
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(logs.Output(sys.stdout or nowhere)):
+            yield
     except (UserError, processes.Lost) as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -13,6 +13,8 @@ from pathlib import Path
 from utils import processes
 from utils.errors import UserError
 
+os.umask(UMASK := os.umask(0))  # the only way to learn what others may do with new files
+
 
 @processes.first_only
 def write_whole(path: Path, write) -> None:
@@ -27,7 +29,7 @@ def write_whole(path: Path, write) -> None:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
+            os.chmod(temporary, 0o666 & ~UMASK)
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import sys
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,7 +20,7 @@ from utils import files, logs
 from utils.errors import UserError, reason
 
 FILES_PER_WORKER = 1000  # a decoding process costs as much as decoding about this many small images
-BATCH_BYTES = 2**20  # of pixels that a decoding process hands over at once, through shared memory, which may be small
+BATCH_BYTES = 2**20  # of pixels that a decoding process hands over at once
 
 
 class Tree:
@@ -36,13 +37,18 @@ class Tree:
 
     def _folder_stamps(self) -> dict[str, tuple]:
         stamps = {}
-        for folder, _, names in os.walk(self.root, followlinks=True):
+
+        def refuse(error: OSError):
+            raise UserError(f"{error.filename}: cannot be read ({error.strerror}); put it right or remove it") from None
+
+        walk = os.walk(self.root, onerror=refuse, followlinks=True) if self.root.exists() else ()
+        for folder, _, names in walk:
             for name in names:
                 path = Path(folder, name)
                 try:
                     status = path.stat()
                 except OSError as error:
-                    raise UserError(f"{path}: cannot be read ({error.strerror}); put it right or remove it") from None
+                    refuse(error)
                 stamps[path.relative_to(self.root).as_posix()] = (status.st_size, status.st_mtime_ns)
         return stamps
 
@@ -85,7 +91,8 @@ class Listing:
 
 
 def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMG_EXTENSIONS) and not PurePosixPath(name).name.startswith(".")
+    hidden = any(part.startswith(".") for part in PurePosixPath(name).parts)
+    return name.lower().endswith(IMG_EXTENSIONS) and not hidden
 
 
 def images_by_folder(tree: Tree, below: str = "") -> tuple[list[str], list[str]]:
@@ -104,7 +111,8 @@ def list_classes(tree: Tree) -> Listing:
     if unknown:
         raise UserError(f"test/{unknown[0]} has no images in train/{unknown[0]}")
     return Listing([(name, index[folder]) for name, folder in zip(train, train_folders, strict=True)],
-                   [(name, index[folder]) for name, folder in zip(test, test_folders, strict=True)], classes)
+                   [(name, index[folder]) for name, folder in zip(test, test_folders, strict=True)],
+                   [os.fsencode(name).decode(errors="replace") for name in classes])
 
 
 def list_tiny_imagenet(tree: Tree) -> Listing:
@@ -134,14 +142,15 @@ class _Images(Dataset):
 
     def __init__(self, tree: Tree, names: list[str], channels: int, size: int):
         self.tree, self.names, self.mode, self.size = tree, names, {1: "L", 3: "RGB"}[channels], size
-        self.broken = torch.zeros(channels, size, size, dtype=torch.uint8)
+        self.broken = np.zeros((channels, size, size), np.uint8)
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, k: int) -> tuple[Tensor, str]:
+    def __getitem__(self, k: int) -> tuple[np.ndarray, str]:
         try:
-            with Image.open(io.BytesIO(self.tree.read(self.names[k]))) as image:
+            with warnings.catch_warnings(), Image.open(io.BytesIO(self.tree.read(self.names[k]))) as image:
+                warnings.simplefilter("ignore")  # Pillow warns of transparency that is lost
                 if image.mode.startswith(("I", "F")):
                     return self.broken, f"{self.names[k]} has more than 8 bits a channel; convert it to 8"
                 image = ImageOps.exif_transpose(image).convert(self.mode)
@@ -150,7 +159,13 @@ class _Images(Dataset):
         except Exception as error:  # Pillow's decoders raise many kinds
             why = "of no known format" if isinstance(error, UnidentifiedImageError) else reason(error)
             return self.broken, f"{self.names[k]} is not a readable image ({why}); replace or remove it"
-        return torch.from_numpy(pixels.reshape(self.size, self.size, -1)).permute(2, 0, 1), ""
+        return pixels.reshape(self.size, self.size, -1).transpose(2, 0, 1), ""
+
+
+def _stack(items: list[tuple[np.ndarray, str]]) -> tuple[np.ndarray, list[str]]:
+    """A batch without tensors, which would go through shared memory, and containers have little of it."""
+    images, problems = zip(*items, strict=True)
+    return np.stack(images), list(problems)
 
 
 def decode(tree: Tree, names: list[str], channels: int, size: int) -> Tensor:
@@ -164,14 +179,14 @@ def decode(tree: Tree, names: list[str], channels: int, size: int) -> Tensor:
                   len(names) // FILES_PER_WORKER)
     tree.close()
     loader = DataLoader(_Images(tree, names, channels, size), batch_size=max(1, BATCH_BYTES // (channels * size**2)),
-                        num_workers=workers)
+                        num_workers=workers, collate_fn=_stack)
     done = 0
     with logs.Progress("decoding images", len(names), unit="image") as progress:
         for images, problems in loader:
             problem = next(filter(None, problems), None)
             if problem:
                 raise UserError(problem)
-            pixels[done:done + len(images)] = images
+            pixels[done:done + len(images)] = torch.from_numpy(images)
             done += len(images)
             progress.update(steps=len(images))
     return pixels

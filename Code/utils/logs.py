@@ -1,13 +1,44 @@
 """What a person sees while a run works: progress bars on a terminal, plain lines elsewhere."""
 
 import contextlib
+import io
+import os
 import sys
 import time
 from collections.abc import Callable
+from typing import TextIO
 
 from tqdm import tqdm
 
 PLAIN_SECONDS, BAR_SECONDS = 10.0, 1.0  # between plain lines, and between the numbers of a bar
+
+
+class Output:
+    """Standard output that work outlives: after what it cannot take, its reader gone or its disk full, it takes all."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # of letters that its encoding lacks
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> None:
+        with self._outlived():
+            self.stream.write(text)
+
+    def flush(self) -> None:
+        with self._outlived():
+            self.stream.flush()
+
+    @contextlib.contextmanager
+    def _outlived(self):
+        try:
+            yield
+        except OSError as error:
+            print(f"note: output cannot be written ({error.strerror}); going on without", file=sys.stderr)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 
 class Progress:

@@ -69,6 +69,9 @@ METHODS = {
 }
 
 
+TAKEN = "ce", "pool"  # what the engine itself calls a term and an accuracy
+
+
 def find(name: str) -> Method:
     """The method of this name, or the user's own: `module:function`, imported from the current directory.
 
@@ -98,11 +101,15 @@ def find(name: str) -> Method:
 
 
 def named_terms(result: dict[str, Tensor] | Tensor, classes: int) -> dict[str, Tensor]:
-    """What an objective returned, as named terms; UserError for anything but one value for each class."""
+    """What an objective returned, as named terms; UserError for anything but one float for each class."""
     terms = dict(result) if isinstance(result, dict) else {"loss": result}
     for term, value in terms.items():
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        if shape != (classes,):
-            raise UserError(f"--method: the objective's {term} is {shape}, not a tensor ({classes},): "
+        if shape != (classes,) or not value.is_floating_point():
+            raise UserError(f"--method: the objective's {term} is {shape}, not a tensor of floats ({classes},): "
                             f"one value for each of {classes} classes")
+        if term in TAKEN:
+            raise UserError(f"--method: the objective has a term {term!r}, as the engine has; give it another name")
+    if terms and not any(value.requires_grad for value in terms.values()):
+        raise UserError("--method: no term of the objective has a gradient; compute one from z_syn (z_real has none)")
     return terms

@@ -1,6 +1,7 @@
 """Every command-line flag, once: name, default, help, and the check that refuses a bad value in one line."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +77,13 @@ def number(low: float, high: float = float("inf"), above: bool = False):
     return check
 
 
+def path(text: str) -> Path:
+    """An argparse type: a path, with ~ for the home folder, which no shell puts in after an equals sign."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; name a file or folder")
+    return Path(os.path.expanduser(text))
+
+
 def _check_pool_network(name: str) -> None:
     if networks.check_name(name) not in networks.CONVNETS:
         raise ValueError(f"{name} has no embedding to match; choose a ConvNet variant")
@@ -124,12 +132,12 @@ def add_data(parser: Parser):
     """The flags of what is read and computed on, shared with evaluate.py."""
     flag = parser.add_argument_group("data and machine").add_argument
     flag("--dataset", type=accepted_by(sources.find), default="MNIST", help="data set")
-    flag("--data_path", type=Path, default="data",
+    flag("--data_path", type=path, default="data",
          help="folder of the data sets; images in <data_path>/<dataset>/{train,test}/<class>/ come before the "
               "published files, and what is missing is downloaded")
     flag("--im_size", type=integer(1), help="side that images are resized to; None: the data set's own")
     flag("--zca", action="store_true", help="whiten the images (ZCA)")
-    flag("--save_path", type=Path, default="result", help="folder for sets, pictures and records")
+    flag("--save_path", type=path, default="result", help="folder for sets, pictures and records")
     flag("--seed", type=integer(0, MOST_SEED), default=0, help="decides every random draw of the run")
     flag("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: cuda where there is one")
     flag("--max_batch", type=integer(1),
