@@ -187,7 +187,7 @@ def compare(data: datasets.RealData, args) -> None:
 
 
 def about(data: datasets.RealData, args) -> dict:
-    """What a figure needs beside it."""
+    """The circumstances of a figure, and what else a benchmark depends on."""
     return {**circumstances(data.device),
             "torch": str(torch.__version__), "compiled": Passes(args, data.device).compiled,
             "options": vars(args) | {"data_path": str(args.data_path), "save_path": str(args.save_path)}}

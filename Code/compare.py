@@ -23,17 +23,14 @@ from utils import checkpoint, device, experiment, figures, files, methods, optio
 from utils.distill import Distillation
 from utils.errors import UserError
 
-SHARED = {"--ipc": "--ipcs", "--seed": "--seeds", "--dataset": "it for all", "--save_path": "it for all"}
+SEVERAL = {"method": "methods", "ipc": "ipcs", "seed": "seeds"}  # flags of one run, and what names them here
+FOR_ALL = SEVERAL | {"dataset": "dataset", "save_path": "save_path"}  # not for a method alone
 TIMED_SECONDS, TIMED_ITERATIONS = 10, 3  # to learn how long an iteration takes
-
-
-def records_of(args) -> Path:
-    return args.save_path / record.run_name(args)
 
 
 def is_done(args) -> bool:
     """Whether a run of these options has been completed; UserError where the set is of other options."""
-    path, wanted = record.set_path(records_of(args)), vars(args)
+    path, wanted = record.set_path(record.run_folder(args)), vars(args)
     if not path.exists():
         return False
     meta = storage.load(path)["meta"]
@@ -47,8 +44,8 @@ def summarise(method: str, cells: list[argparse.Namespace]) -> list[dict]:
 
     Accuracies are those of every network, in 0..1; seconds are those of making one set, without evaluations.
     """
-    sets = [storage.load(record.set_path(records_of(args))) for args in cells]
-    lines = [line for args in cells for line in files.read_json_lines(records_of(args) / "metrics.jsonl")]
+    sets = [storage.load(record.set_path(record.run_folder(args))) for args in cells]
+    lines = [line for args in cells for line in files.read_json_lines(record.run_folder(args) / "metrics.jsonl")]
     rows = []
     for network in sets[0]["accs_all_exps"]:
         accuracies = [a for one in sets for a in one["accs_all_exps"][network]]
@@ -90,9 +87,9 @@ def plot(dataset: str, rows: list[dict], path: Path) -> None:
 def cell(method: str, ipc: int, seed: int, shared: argparse.Namespace) -> argparse.Namespace:
     """The options of one run: the method with its own flags, then what all runs share."""
     words = method.split()
-    for flag, instead in SHARED.items():
-        if any(word.partition("=")[0] == flag for word in words):
-            raise UserError(f"--methods {method!r}: {flag} cannot be a method's own; give {instead}")
+    for flag, instead in FOR_ALL.items():
+        if any(word.partition("=")[0] == f"--{flag}" for word in words):
+            raise UserError(f"--methods {method!r}: --{flag} cannot be a method's own; give --{instead} for all")
     name = re.sub(r"[^\w.-]", "_", "_".join(word.removeprefix("--") for word in words))
     folder = shared.save_path / f"{name}_{ipc}ipc_seed{seed}"
     flags = ["--method", *words, "--ipc", str(ipc), "--seed", str(seed), "--save_path", str(folder),
@@ -146,7 +143,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=options.number(0, above=True),
                         help="distil for so long in place of --Iteration")
     shared = parser.parse_args()
-    for one, several in (("method", "methods"), ("ipc", "ipcs"), ("seed", "seeds")):
+    for one, several in SEVERAL.items():
         if getattr(shared, one) != parser.get_default(one):
             parser.error(f"--{one}: name it with --{several}")
     names, ipcs, seeds, minutes = (vars(shared).pop(name) for name in ("methods", "ipcs", "seeds", "minutes"))

@@ -105,6 +105,7 @@ def test_budget_in_minutes(tmp_path):
     (["--methods", "DM", "--ipcs", 1, 300], "--ipc 300"),
     (["--methods", "DM", "--ipcs", 0], "--ipcs"),
     (["--methods", "DM --ipc 5"], "give --ipcs"),
+    (["--methods", "BACON --method DM"], "give --methods"),
     (["--methods", "DM", "BACON --seed=3"], "give --seeds"),
 ])
 def test_bad_input_is_one_line_before_anything_runs(compared, flags, named):

@@ -18,6 +18,7 @@ import children
 from conftest import CODE, TINY
 from utils import checkpoint, files, losses
 from utils.distill import Distillation
+from utils.errors import is_out_of_memory
 
 RUN = "BACON_digits_ConvNetW32_1ipc"
 FLAGS = [*TINY, "--Iteration", 4, "--eval_interval", 2, "--num_eval", 1, "--save_path", "result"]
@@ -196,3 +197,11 @@ def test_files_are_for_whom_the_umask_says(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "UMASK", 0o027)
     files.write_text(tmp_path / "file", "")
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("words, short", [
+    ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes", True),
+    ("CUDA error: out of memory", True), ("NCCL error: Cuda failure 2 'out of memory'", True),
+    ("CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True), ("Connection closed by peer", False)])
+def test_too_little_memory_is_known_by_its_words(words, short):
+    assert is_out_of_memory(RuntimeError(words)) == short

@@ -2,7 +2,7 @@
 
 import torch
 
-OUT_OF_MEMORY = "allocate memory", "CUDA error: out of memory", "ALLOC_FAILED"  # of the CPU, CUDA, its libraries
+OUT_OF_MEMORY = "allocate memory", "out of memory", "ALLOC_FAILED"  # of the CPU, CUDA, its libraries
 
 
 class UserError(Exception):

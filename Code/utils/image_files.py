@@ -91,7 +91,7 @@ class Listing:
 
 
 def _is_image(name: str) -> bool:
-    hidden = any(part.startswith(".") for part in PurePosixPath(name).parts)
+    hidden = "/." in f"/{name}"
     return name.lower().endswith(IMG_EXTENSIONS) and not hidden
 
 

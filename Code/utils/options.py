@@ -133,8 +133,8 @@ def add_data(parser: Parser):
     flag = parser.add_argument_group("data and machine").add_argument
     flag("--dataset", type=accepted_by(sources.find), default="MNIST", help="data set")
     flag("--data_path", type=path, default="data",
-         help="folder of the data sets; images in <data_path>/<dataset>/{train,test}/<class>/ come before the "
-              "published files, and what is missing is downloaded")
+         help="folder of the data sets; images in <data_path>/<dataset>/{train,test}/<class>/ are taken in "
+              "place of the published files, and what is missing is downloaded")
     flag("--im_size", type=integer(1), help="side that images are resized to; None: the data set's own")
     flag("--zca", action="store_true", help="whiten the images (ZCA)")
     flag("--save_path", type=path, default="result", help="folder for sets, pictures and records")

@@ -30,6 +30,11 @@ def run_name(args) -> str:
     return f"{in_file_names(args.method)}_{args.dataset}_{args.model}_{args.ipc}ipc"
 
 
+def run_folder(args) -> Path:
+    """The folder with the records of a run."""
+    return args.save_path / run_name(args)
+
+
 def set_path(records: Path) -> Path:
     """The set of the run whose records are in this folder."""
     return records.with_name(f"res_{records.name}.pt")
@@ -61,7 +66,7 @@ class Record:
         self.checksum = data.checksum()
         self.models = evaluation.models(args.eval_mode, args.model)
         self.name = run_name(args)
-        self.folder = files.make_folder(args.save_path / self.name)
+        self.folder = files.make_folder(run_folder(args))
         self.set_path = set_path(self.folder)
         self.best_path = args.save_path / f"res_{self.name}_best.pt"
         self.metrics_path = self.folder / "metrics.jsonl"
