@@ -112,7 +112,8 @@ def page(to: Path) -> str:
             "| --- | --- | --: | --: | --- | --: | --: | --: | --: |"]
     for path in cards:
         card = json.loads(path.read_text())
-        dataset = f"{card['dataset']} ({card['note']})" if card["note"] else card["dataset"]
+        note = " ".join(card["note"].split()).replace("|", r"\|")
+        dataset = f"{card['dataset']} ({note})" if note else card["dataset"]
         for small, whole in zip(card["evaluation"], card["evaluation in float32"], strict=True):
             accuracies = " | ".join(f"{table_cell(line['accuracies'])} ({len(line['accuracies'])})"
                                     for line in (small, whole))

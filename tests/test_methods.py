@@ -12,6 +12,7 @@ import utils
 from conftest import CODE, ROOT, TINY, run_script
 from utils import experiment, methods, options, select, storage
 from utils.distill import Distillation, expand_classes
+from utils.errors import UserError
 
 # What the authors' `main_DM.py` does without any flag but --dataset and --ipc.
 DM = {"model": "ConvNet", "Iteration": 20000, "lr_img": 1.0, "batch_real": 256, "batch_train": 256, "init": "real",
@@ -162,6 +163,22 @@ def test_own_function_is_the_built_in_one(digits, make_options, tmp_path, monkey
         distillation.step(0)
         sets.append(distillation.images)
     assert torch.equal(sets[0], sets[1]) and not torch.equal(sets[0], sets[2])
+
+
+def test_terms_may_differ_from_call_to_call(digits, make_options, tmp_path, monkeypatch):
+    """And a loss that is not finite is found all the same."""
+    (tmp_path / "changing.py").write_text(
+        "calls = []\n\n\ndef terms(z_syn, z_real, options):\n    calls.append(None)\n"
+        "    mean = z_syn.mean((1, 2))\n"
+        "    return [{'a': mean}, {'a': mean, 'b': mean}, {'b': mean / 0}][len(calls) - 1]\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    distillation = Distillation(digits(), make_options("--method", "changing:terms", "--train_net_num", 1))
+    assert distillation.step(0).keys() | {"b"} == distillation.step(1).keys()
+    distillation.check_finite()
+    with pytest.raises(UserError, match=r"iteration 2: the loss of class '0' \(b (-?inf|nan)\)"):
+        distillation.match(2)
+        distillation.check_finite()
 
 
 def blobs():

@@ -39,6 +39,13 @@ def test_page_is_that_of_the_cards():
     assert utils.load_synthetic(ROOT / "Code" / re.search(r'load_synthetic\("(.+)"\)', page).group(1))
 
 
+def test_note_stays_within_its_cell(tmp_path):
+    card = json.loads(CARDS[0].read_text()) | {"note": "a | b\nc"}
+    (tmp_path / card["dataset"]).mkdir()
+    (tmp_path / card["dataset"] / CARDS[0].name).write_text(json.dumps(card))
+    assert publish.page(tmp_path).splitlines()[-1].startswith(f"| {card['dataset']} (a \\| b c) | [")
+
+
 def test_smallest_set_reaches_its_accuracy(tmp_path):
     path = ROOT / "Distilled" / "digits" / "BACON_ipc1.pt"
     call_script("evaluate.py", "--synthetic", path, "--save_path", tmp_path)

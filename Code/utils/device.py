@@ -143,7 +143,8 @@ def enough_memory(options):
             raise
         lower = f"a lower --max_batch (now {options.max_batch})" if options.max_batch else "--max_batch 64, or lower"
         again = "continue with --resume auto and" if "resume" in options else "start anew with"
-        batches = " or ".join(f"--{name}" for name in ("trained_bs", "batch_train", "batch_real") if name in options)
+        batches = " or ".join(f"--{name}" for name in ("trained_bs", "batch_train", "batch_real", "im_size")
+                              if getattr(options, name, None))
         more = f"; if that is not enough, start anew with a lower {batches}" if batches else ""
         raise UserError(f"out of memory ({reason(error)}); {again} {lower}, which "
                         f"leaves the method as it is{more}") from None

@@ -220,13 +220,12 @@ class Distillation:
         """UserError if a loss since the last check, or an image now, is not finite. Waits for the device."""
         if not self.unchecked:
             return
-        values = torch.stack([torch.stack(list(terms.values())) for _, terms in self.unchecked]).cpu()
-        lost = ~values.isfinite().all(dim=1)  # (updates, K)
+        lost = ~torch.stack([sum(terms.values()) for _, terms in self.unchecked]).isfinite().cpu()  # (updates, K)
         lost[-1] |= ~self.images.isfinite().flatten(1).all(dim=1).cpu()
         if lost.any():
             update, k = lost.nonzero()[0].tolist()
             iteration, terms = self.unchecked[update]
-            words = ", ".join(f"{name} {values[update, n, k]:g}" for n, name in enumerate(terms))
+            words = ", ".join(f"{name} {value[k]:g}" for name, value in terms.items())
             raise UserError(f"iteration {iteration}: the loss of class {self.data.class_names[k]!r} ({words}) or its "
                             "images are not finite; the last good checkpoint is kept; start anew with another "
                             "--save_path and a lower --lr_img or --lr_net")

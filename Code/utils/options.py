@@ -84,6 +84,11 @@ def path(text: str) -> Path:
     return Path(os.path.expanduser(text))
 
 
+def checkpoint_to_resume(text: str) -> str:
+    """An argparse type: "auto" or a path."""
+    return text if text == "auto" else str(path(text))
+
+
 def _check_pool_network(name: str) -> None:
     if networks.check_name(name) not in networks.CONVNETS:
         raise ValueError(f"{name} has no embedding to match; choose a ConvNet variant")
@@ -210,8 +215,8 @@ def _add_run(parser: Parser):
               "cross-entropy, so it changes the images")
     flag("--checkpoint_minutes", type=number(0), default=10.0,
          help="minutes between checkpoints; there is one after each evaluation, too")
-    flag("--resume", metavar="PATH", help="go on from this checkpoint, or auto: from the last in the result folder, "
-                                          "if there is one")
+    flag("--resume", metavar="PATH", type=checkpoint_to_resume,
+         help="go on from this checkpoint, or auto: from the last in the result folder, if there is one")
     flag("--tensorboard", action="store_true", help="also write TensorBoard records")
 
 
