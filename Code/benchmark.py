@@ -269,7 +269,7 @@ def main() -> None:
                         "--growth")
     if args.only != "reference":
         device.keep_freed_memory()
-    with processes.joined(device.choose(args.device)):
+    with processes.joined(device.choose(args.device)), device.enough_memory(Namespace(max_batch=args.max_batch)):
         data = experiment.load_data(args)
         if Passes(args, data.device).compiled and args.only != "reference":
             check_compiler(data.device)

@@ -143,6 +143,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=options.number(0, above=True),
                         help="distil for so long in place of --Iteration")
     shared = parser.parse_args()
+    options.drop_dead_flags(parser, shared)
     for one, several in SEVERAL.items():
         if getattr(shared, one) != parser.get_default(one):
             parser.error(f"--{one}: name it with --{several}")
@@ -150,11 +151,12 @@ def main() -> None:
     names, ipcs, seeds = (list(dict.fromkeys(values)) for values in (names, ipcs, seeds))
     runs = [(method, [cell(method, ipc, seed, shared) for seed in seeds]) for ipc in ipcs for method in names]
     files.make_folder(shared.save_path)
-    if minutes:
-        set_budget(runs, minutes, shared.save_path / "budget.json")
-    waiting = [(method, args) for method, cells in runs for args in cells if not is_done(args)]
-    for _, args in waiting:  # what cannot run is found before hours of work
-        experiment.check(args, experiment.load_data(args))
+    with device.enough_memory(argparse.Namespace(max_batch=shared.max_batch)):
+        if minutes:
+            set_budget(runs, minutes, shared.save_path / "budget.json")
+        waiting = [(method, args) for method, cells in runs for args in cells if not is_done(args)]
+        for _, args in waiting:  # what cannot run is found before hours of work
+            experiment.check(args, experiment.load_data(args))
     for k, (method, args) in enumerate(waiting, 1):
         print(f"== run {k}/{len(waiting)}: {method}, IPC {args.ipc}, seed {args.seed}", flush=True)
         experiment.run(args)

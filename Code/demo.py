@@ -36,9 +36,9 @@ def accuracy_of(images: Tensor, formation: int, data: datasets.RealData, args, n
     return evaluation.evaluate(*ready, data, args.model, args, Draws(args.seed), (name,))
 
 
-def compare(ipc: int, save_path: str) -> tuple[list[Row], Record]:
+def compare(ipc: int, flags: list[str]) -> tuple[list[Row], Record]:
     """Distils at one IPC and evaluates it, random real images and the start by the same protocol."""
-    args = options.parse(__doc__, ["--ipc", str(ipc), "--save_path", save_path, "--resume", "auto"], **DEFAULTS)
+    args = options.parse(__doc__, ["--ipc", str(ipc), *flags], **DEFAULTS)
     record = experiment.run(args)
     data, draws = record.data, Draws(args.seed)
     random = accuracy_of(initial_images(data, draws, ipc), 1, data, args, "random")
@@ -75,8 +75,9 @@ def plot(compared: list[tuple[list[Row], Record]], path: Path) -> None:
 def main() -> None:
     parser = options.new_parser(__doc__)
     parser.add_argument("--save_path", default="result/demo", help="folder for sets, pictures and records")
-    save_path = parser.parse_args().save_path
-    compared = [compare(ipc, save_path) for ipc in (1, 10)]
+    parser.add_argument("--resume", choices=("auto",), default="auto", help="it goes on where it was stopped")
+    args = parser.parse_args()
+    compared = [compare(ipc, ["--save_path", args.save_path, "--resume", args.resume]) for ipc in (1, 10)]
     records = [record for _, record in compared]
     rows = [row for rows, _ in compared for row in rows] + [whole_set()]
     curve = records[0].args.save_path / "demo_accuracy.png"

@@ -149,6 +149,16 @@ def test_the_published_commands_are_all_there():
         assert [line.split()[2:] for line in reference] == PUBLISHED
 
 
+def test_truncated_data_is_one_line(tmp_path):
+    formats.write_idx(tmp_path, "MNIST", 1, 1)
+    path = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-100])
+    error, = call_script("BACON_mnist.py", "--data_path", tmp_path, "--save_path", tmp_path / "result",
+                         expect=2).stderr.splitlines()
+    assert str(tmp_path) in error and path.name in error and "delete those that are damaged" in error
+    assert not (tmp_path / "result").exists()
+
+
 @needs_shared_data
 def test_published_command_on_real_data(tmp_path):
     command = next(command for command in PUBLISHED if command[:7:2] == ["BACON_mnist.py", "MNIST", "ConvNet", "10"])

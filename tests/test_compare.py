@@ -96,6 +96,14 @@ def test_budget_in_minutes(tmp_path):
     assert len(refused.stderr.splitlines()) == 1 and "--minutes 5" in refused.stderr
 
 
+def test_flags_without_effect_are_named_once(compared):
+    folder, _ = compared
+    dead = ["--net_train_real", "--mismatch_lambda", 0]
+    done = call_script("compare.py", *METHODS, *FLAGS, *dead, "--save_path", folder)
+    assert done.stderr == ("compare.py: note: --net_train_real, --mismatch_lambda: no effect, as in the published "
+                           "scripts\n")
+
+
 @pytest.mark.parametrize("flags, named", [
     (["--methods", "DM", "--Iteration", 3], "--Iteration 2 (not 3)"),
     (["--methods", "DM", "BACONS"], "BACONS"),

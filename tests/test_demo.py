@@ -1,9 +1,12 @@
 """demo.py with a few iterations in place of a hundred: the files it leaves and the table it prints."""
 
 import re
+import shlex
+import signal
 
 import numpy as np
 
+import children
 import demo
 from utils import storage
 
@@ -34,3 +37,12 @@ def test_first_run(tmp_path, monkeypatch, capsys):
             assert str(left_in / left) in printed and (left_in / left).exists()
     curve = left_in / "demo_accuracy.png"
     assert str(curve) in printed and curve.read_bytes().startswith(b"\x89PNG")
+
+
+def test_command_that_it_prints_when_stopped_continues_it(tmp_path):
+    stop = children.Events(children.send(signal.SIGTERM), "step of experiment", 2)
+    line = children.run(tmp_path, script="demo.py", prepare=stop, expect=143).error().splitlines()[-1]
+    words = shlex.split(line.split("continue with: ")[1])
+    assert words[:2] == ["python3", "demo.py"]
+    child = children.run(tmp_path, *words[2:], script="demo.py", prepare=stop, expect=143)
+    assert "resumed: 0 of 1 experiments are finished, the next is at iteration 2" in child.output()

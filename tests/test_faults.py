@@ -133,6 +133,15 @@ def test_out_of_memory(tmp_path):
     assert all(flag in error_line(child) for flag in ("--resume auto", "--trained_bs", "--batch_train", "--batch_real"))
 
 
+@pytest.mark.parametrize("script, flags", [("benchmark.py", ["--only", "engine"]),
+                                           ("compare.py", ["--methods", "BACON", "--minutes", 0.1])])
+def test_out_of_memory_while_timing(script, flags, tmp_path):
+    child = children.run(tmp_path, "--dataset", "digits", "--model", "ConvNetW32", "--trained_bs", 1400, "--no_compile",
+                         *flags, script=script, expect=2, prepare=children.Events(take_memory, "pool training"))
+    line, = child.error().splitlines()
+    assert line.startswith(f"{script}: error: out of memory") and "start anew with --max_batch 64, or lower" in line
+
+
 def test_out_of_memory_in_evaluation_of_a_set(tmp_path):
     """It names the flags that this script has."""
     children.run(tmp_path, *FLAGS)

@@ -270,9 +270,12 @@ def parse(description: str, arguments: list[str] | None = None,
     parser.set_defaults(**method.defaults | defaults | method.recipe)
     options = parser.parse_args(arguments)
     _check(parser, options, method)
-    dead = [f"--{name}" for name in DEAD_FLAGS if hasattr(options, name)]
-    for name in DEAD_FLAGS:
-        vars(options).pop(name, None)
+    drop_dead_flags(parser, options)
+    return options
+
+
+def drop_dead_flags(parser: Parser, options: argparse.Namespace) -> None:
+    """Takes the DEAD_FLAGS that were given out of the options, with a note."""
+    dead = [f"--{name}" for name in DEAD_FLAGS if vars(options).pop(name, None) is not None]
     if dead:
         print(f"{parser.prog}: note: {', '.join(dead)}: no effect, as in the published scripts", file=sys.stderr)
-    return options

@@ -66,8 +66,8 @@ class Source:
             raise UserError(f"--data_path {data_path}: {error}") from None
         except Exception as error:  # torchvision, SciPy and pickle raise many kinds
             raise UserError(f"--data_path {data_path}: cannot load {name} ({reason(error)}); put the whole, undamaged "
-                            f"files {', '.join(self.files)} there, or connect to the internet so that they can be "
-                            "downloaded") from None
+                            f"files {', '.join(self.files)} there, or delete those that are damaged and connect to "
+                            "the internet, from where missing ones come") from None
         if arrays.images.shape[-1] == size:
             return arrays
         return arrays._replace(images=resize(arrays.images, [size, size]),
