@@ -31,7 +31,7 @@ from utils.draws import generator
 from utils.errors import UserError, reason
 from utils.networks import get_network
 from utils.passes import Passes
-from utils.record import circumstances, run_name
+from utils.record import circumstances, plain, run_name
 
 ITERATION = ("image update", "pool training")
 EPOCHS = 3  # of a training that is timed
@@ -190,7 +190,7 @@ def about(data: datasets.RealData, args) -> dict:
     """The circumstances of a figure, and what else a benchmark depends on."""
     return {**circumstances(data.device),
             "torch": str(torch.__version__), "compiled": Passes(args, data.device).compiled,
-            "options": vars(args) | {"data_path": str(args.data_path), "save_path": str(args.save_path)}}
+            "options": plain(args)}
 
 
 def check_compiler(of: torch.device) -> None:
@@ -218,7 +218,11 @@ def grow(data: datasets.RealData, args) -> None:
             if classes > data.num_classes:
                 print(f"{data.name} has no {classes} classes", flush=True)
                 continue
-            engine = Distillation(first_classes(data, classes), Namespace(**vars(args) | {"ipc": ipc}))
+            try:
+                engine = Distillation(first_classes(data, classes), Namespace(**vars(args) | {"ipc": ipc}))
+            except UserError as error:
+                print(f"{classes} classes, {ipc} images per class: left out ({error})", flush=True)
+                continue
             engine.step(0)
             phases = {"image update": lambda engine=engine: engine.match(1),
                       "pool training": lambda engine=engine: engine.pool.train(1)}
@@ -267,6 +271,8 @@ def main() -> None:
     if args.method not in methods.METHODS and args.only != "engine" and not args.growth:
         raise UserError(f"--method {args.method}: the literal loop knows BACON, IDM and DM alone; add --only engine or "
                         "--growth")
+    if processes.started_by_torchrun() and args.only != "engine":
+        raise UserError("torchrun: several processes can time the engine alone; add --only engine")
     if args.only != "reference":
         device.keep_freed_memory()
     with processes.joined(device.choose(args.device)), device.enough_memory(Namespace(max_batch=args.max_batch)):

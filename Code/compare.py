@@ -30,8 +30,9 @@ TIMED_SECONDS, TIMED_ITERATIONS = 10, 3  # to learn how long an iteration takes
 
 def is_done(args) -> bool:
     """Whether a run of these options has been completed; UserError where the set is of other options."""
-    path, wanted = record.set_path(record.run_folder(args)), vars(args)
-    if not path.exists():
+    folder, wanted = record.run_folder(args), vars(args)
+    path = record.set_path(folder)
+    if not (path.exists() and (folder / "metrics.jsonl").exists()):
         return False
     meta = storage.load(path)["meta"]
     if differ := checkpoint.differences(meta["options"], wanted):
@@ -111,27 +112,49 @@ def affordable(args, minutes: float) -> int:
     return max(1, int(60 * minutes * done / (time.monotonic() - begun)))
 
 
-def set_budget(runs: list[tuple[str, list[argparse.Namespace]]], minutes: float, path: Path) -> None:
-    """Gives each run the iterations that fit in `minutes`; a repeated command finds them in `path`.
+def kept_budget(path: Path, wanted: dict) -> dict[str, int]:
+    """The iterations by run that an earlier command of these options left; UserError where it had others."""
+    if not path.exists():
+        return {}
+    try:
+        kept = json.loads(path.read_text())
+        iterations, differ = kept["iterations"], checkpoint.differences(kept["options"], wanted)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        raise UserError(f"{path}: damaged; remove it, to time the methods anew, or choose another "
+                        "--save_path") from None
+    if differ:
+        raise UserError(f"--save_path: {path} was timed with {differ}; choose another folder")
+    return iterations
+
+
+def set_budget(runs: list[tuple[str, list[argparse.Namespace]]], minutes: float, shared: argparse.Namespace) -> None:
+    """Gives each run the iterations that fit in `minutes`; a repeated command finds them in budget.json.
 
     Networks are compiled only where --compile says so, because the number of iterations is not known beforehand.
     """
-    kept = json.loads(path.read_text()) if path.exists() else {"minutes": minutes, "iterations": {}}
-    if kept["minutes"] != minutes:
-        raise UserError(f"--minutes {minutes:g}: {path.parent} was begun with {kept['minutes']:g}; choose another "
-                        "--save_path")
+    path, wanted = shared.save_path / "budget.json", record.plain(shared) | {"minutes": minutes}
+    iterations = kept_budget(path, wanted)
     for method, cells in runs:
         name = f"{method}, IPC {cells[0].ipc}"
         if methods.find(cells[0].method).objective is None:
             continue
         for args in cells:
             args.compile = bool(args.compile)
-        if name not in kept["iterations"]:
-            kept["iterations"][name] = affordable(cells[0], minutes)
-            files.write_json(path, kept)
-        print(f"{name}: {kept['iterations'][name]} iterations in {minutes:g} minutes", flush=True)
+        if name not in iterations:
+            iterations[name] = affordable(cells[0], minutes)
+            files.write_json(path, {"options": wanted, "iterations": iterations})
+        print(f"{name}: {iterations[name]} iterations in {minutes:g} minutes", flush=True)
         for args in cells:
-            args.Iteration = kept["iterations"][name]
+            args.Iteration = iterations[name]
+
+
+def leave(rows: list[dict], shared: argparse.Namespace) -> None:
+    """Writes the table, the rows and the plot, and prints the table."""
+    files.write_text(shared.save_path / "compare.md", table(shared.dataset, rows))
+    files.write_json(shared.save_path / "compare.json", {
+        **record.circumstances(device.choose(shared.device)), "rows": rows})
+    plot(shared.dataset, rows, shared.save_path / "compare.png")
+    print(f"\n{table(shared.dataset, rows)}\n{shared.save_path}: compare.md, compare.json, compare.png")
 
 
 def main() -> None:
@@ -140,7 +163,7 @@ def main() -> None:
     parser.add_argument("--ipcs", type=options.integer(1), nargs="+", default=[10], help="images per class")
     parser.add_argument("--seeds", type=options.integer(0, options.MOST_SEED), nargs="+", default=[0],
                         help="a set for each of these seeds")
-    parser.add_argument("--minutes", type=options.number(0, above=True),
+    parser.add_argument("--minutes", type=options.number(0, 10**6, above=True),
                         help="distil for so long in place of --Iteration")
     shared = parser.parse_args()
     options.drop_dead_flags(parser, shared)
@@ -150,22 +173,18 @@ def main() -> None:
     names, ipcs, seeds, minutes = (vars(shared).pop(name) for name in ("methods", "ipcs", "seeds", "minutes"))
     names, ipcs, seeds = (list(dict.fromkeys(values)) for values in (names, ipcs, seeds))
     runs = [(method, [cell(method, ipc, seed, shared) for seed in seeds]) for ipc in ipcs for method in names]
-    files.make_folder(shared.save_path)
-    with device.enough_memory(argparse.Namespace(max_batch=shared.max_batch)):
-        if minutes:
-            set_budget(runs, minutes, shared.save_path / "budget.json")
-        waiting = [(method, args) for method, cells in runs for args in cells if not is_done(args)]
-        for _, args in waiting:  # what cannot run is found before hours of work
-            experiment.check(args, experiment.load_data(args))
-    for k, (method, args) in enumerate(waiting, 1):
-        print(f"== run {k}/{len(waiting)}: {method}, IPC {args.ipc}, seed {args.seed}", flush=True)
-        experiment.run(args)
-    rows = [row for method, cells in runs for row in summarise(method, cells)]
-    files.write_text(shared.save_path / "compare.md", table(shared.dataset, rows))
-    files.write_json(shared.save_path / "compare.json", {
-        **record.circumstances(device.choose(shared.device)), "rows": rows})
-    plot(shared.dataset, rows, shared.save_path / "compare.png")
-    print(f"\n{table(shared.dataset, rows)}\n{shared.save_path}: compare.md, compare.json, compare.png")
+    with files.locked(files.make_folder(shared.save_path)):
+        with device.enough_memory(argparse.Namespace(max_batch=shared.max_batch)):
+            if minutes:
+                set_budget(runs, minutes, shared)
+            waiting = [(method, args) for method, cells in runs for args in cells if not is_done(args)]
+            for _, args in waiting:  # what cannot run is found before hours of work
+                experiment.check(args, experiment.load_data(args))
+        for k, (method, args) in enumerate(waiting, 1):
+            print(f"== run {k}/{len(waiting)}: {method}, IPC {args.ipc}, seed {args.seed}", flush=True)
+            experiment.run(args)
+        rows = [row for method, cells in runs for row in summarise(method, cells)]
+        leave(rows, shared)
 
 
 if __name__ == "__main__":

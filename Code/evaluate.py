@@ -8,6 +8,7 @@ here too), and folders of images by class. Our sets bring the protocol they were
 """
 
 import math
+import os
 import time
 from argparse import Namespace
 from collections.abc import Callable
@@ -47,7 +48,7 @@ def parse() -> tuple[Namespace, dict]:
     options.add_evaluation(parser)
     parser.set_defaults(num_eval=5)
     path = parser.parse_args().synthetic
-    record = {"data": [], "meta": {}} if path.is_dir() else storage.load(path)
+    record = {"data": [], "meta": {}} if os.path.isdir(path) else storage.load(path)
     used = record["meta"].get("options", {})
     parser.set_defaults(**{name: str(used[name]) for name in PROTOCOL  # as if they were flags, so that they are checked
                            if used.get(name) is not None})
@@ -163,6 +164,9 @@ def main() -> None:
             ready, ipc = storage.ready({**record, "data": sets}, formation), int(sets[0][1].bincount().max())
             models = evaluation.models(args.eval_mode, args.model)
             check_networks(models, data)
+            if args.fair and ipc > min(data.class_sizes):
+                raise UserError(f"--fair: {args.synthetic} has {ipc} images of a class, of which {data.name} has only "
+                                f"{min(data.class_sizes)}; leave it out")
             evaluator = Evaluator(args, data)
             for model in models:
                 accuracy = evaluator.add("the set", model, len(ready), ready.__getitem__)

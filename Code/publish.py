@@ -76,8 +76,7 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
         raise UserError(f"{path}: options.json of its run is damaged or not in {run_folder}; publish a set where its "
                         "run left it") from None
     target = to / meta["dataset"] / f"{in_file_names(meta['method'])}_ipc{meta['ipc']}.pt"
-    if target.exists():
-        raise UserError(f"--to: {target} is there already; delete it and its card, or choose another folder")
+    refuse_to_replace(target)
     meta["options"] = {name: value for name, value in meta["options"].items() if name not in OWN_MACHINE}
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "packed.pt"
@@ -89,6 +88,7 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
             raise UserError(f"{path}: in 8 bits {after['model']} reaches {percent(after['accuracies'])}, before "
                             f"{percent(before['accuracies'])}; it is not published")
     files.make_folder(target.parent, "--to")
+    refuse_to_replace(target)  # which has had minutes to come there
     files.write_whole(target, lambda file: file.write(content))
     files.write_json(target.with_suffix(".json"), {
         "set": target.name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content),
@@ -100,13 +100,19 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
     print(f"published: {target}, with its card", flush=True)
 
 
+def refuse_to_replace(target: Path) -> None:
+    """UserError where there is a set."""
+    if target.exists():
+        raise UserError(f"--to: {target} is there already; delete it and its card, or choose another folder")
+
+
 def without_path(lines: list[dict]) -> list[dict]:
     return [{name: value for name, value in line.items() if name != "synthetic"} for line in lines]
 
 
 def page(to: Path) -> str:
     """What the folder's README.md says: how to load a set, and a table of all cards."""
-    cards = sorted(to.glob("*/*.json"))
+    cards = sorted(path for path in to.glob("*/*.json") if path.with_suffix(".pt").exists())
     example = os.path.relpath(cards[0].with_suffix(".pt"), Path(__file__).parent)
     rows = ["| data set | set | IPC | iterations | network | epochs | test accuracy, % | before 8 bits | kB |",
             "| --- | --- | --: | --: | --- | --: | --: | --: | --: |"]

@@ -10,6 +10,7 @@ network, and report.md with its pictures in report_files/.
 
 import contextlib
 import json
+import os
 import re
 import shlex
 import time
@@ -157,7 +158,7 @@ def find_runs(args) -> list[Run]:
              if (value := getattr(args, name)) is not None}
     runs = {}
     for folder in args.folders:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise UserError(f"{folder}: not a folder; give what a run left in --save_path")
         for records in sorted(path.parent for path in folder.rglob("options.json")):
             if not set_path(records).exists():

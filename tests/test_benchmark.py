@@ -5,8 +5,10 @@ import json
 import pytest
 import torch
 
+import formats
 from benchmark import first_classes
 from conftest import call_script
+from utils import processes
 
 SMALL = ["--dataset", "digits", "--model", "ConvNetW32", "--ipc", 1, "--batch_real", 16, "--no_compile",
          "--rounds", 1]
@@ -41,6 +43,22 @@ def test_growth(tmp_path):
     assert all(point["seconds"]["image update"] > 0 for point in points)
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
     assert "digits has no 50 classes" in done.stdout
+
+
+def test_growth_beyond_the_data_is_left_out(tmp_path):
+    images, labels = formats.images_and_labels(10, 20, 16, 1)
+    formats.write_class_folders(tmp_path / "few" / "train", images, labels, list("0123456789"), ".png")
+    flags = ["--dataset", "folder", "--im_size", 16, "--data_path", tmp_path / "few", "--save_path", tmp_path]
+    done = call_script("benchmark.py", *SMALL, *TRAINED, *flags, "--growth")
+    assert "10 classes, 50 images per class: left out (--ipc 50: class '0'" in done.stdout
+    points = json.loads((tmp_path / "growth.json").read_text())["points"]
+    assert [(point["classes"], point["ipc"]) for point in points] == [(10, 10), (10, 1), (10, 10)]
+
+
+def test_several_processes_time_the_engine_alone(monkeypatch):
+    monkeypatch.setattr(processes, "started_by_torchrun", lambda: True)
+    error, = call_script("benchmark.py", *SMALL, expect=2).stderr.splitlines()
+    assert error == "benchmark.py: error: torchrun: several processes can time the engine alone; add --only engine"
 
 
 def test_first_classes(digits):

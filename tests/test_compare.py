@@ -1,13 +1,15 @@
 """compare.py as users run it: one table over methods, IPCs and seeds, and no run twice."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
+import children
 import compare
 from conftest import TINY, call_script, run_script
-from utils import figures, options, storage
+from utils import figures, files, options, storage
 
 FLAGS = ["--dataset", "digits", *TINY, "--ipcs", 1, 2, "--seeds", 0, 1]
 METHODS = ["--methods", "random", "random --aug", "DM", "BACON --no-aug --tv_weight 0"]
@@ -88,12 +90,40 @@ def test_budget_in_minutes(tmp_path):
     printed = call_script("compare.py", *flags, "--minutes", 0.001).stdout  # of which each has time for a few
     budget = json.loads((tmp_path / "budget.json").read_text())
     random, bacon = json.loads((tmp_path / "compare.json").read_text())["rows"]
-    assert budget == {"minutes": 0.001, "iterations": {"BACON, IPC 1": bacon["iterations"]}}
+    assert budget["iterations"] == {"BACON, IPC 1": bacon["iterations"]} and budget["options"]["minutes"] == 0.001
     assert random["iterations"] == 0 and f"BACON, IPC 1: {bacon['iterations']} iterations in 0.001 min" in printed
     assert bacon["options"]["compile"] is False, "what was timed is what runs"
     assert "== run" not in call_script("compare.py", *flags, "--minutes", 0.001).stdout
-    refused = call_script("compare.py", *flags, "--minutes", 5, expect=2)
-    assert len(refused.stderr.splitlines()) == 1 and "--minutes 5" in refused.stderr
+    for changed in (["--minutes", 5.0], ["--minutes", 0.001, "--outer_loop", 2]):
+        refused, = call_script("compare.py", *flags, *changed, expect=2).stderr.splitlines()
+        assert "budget.json was timed with" in refused
+        assert f"{changed[-2]} " in refused and f"(not {changed[-1]})" in refused
+    (tmp_path / "budget.json").write_text("{")
+    refused, = call_script("compare.py", *flags, "--minutes", 0.001, expect=2).stderr.splitlines()
+    assert "budget.json: damaged; remove it" in refused
+
+
+def test_comparison_that_was_killed_is_completed(tmp_path):
+    """While its last run wrote what an evaluation leaves, and after records were deleted."""
+    flags = ["--dataset", "digits", *TINY, "--methods", "random", "BACON", "--ipcs", 1, "--save_path", tmp_path / "all"]
+    last = children.Events(children.kill, "picture", 3)  # of one evaluation of random, two of BACON
+    children.run(tmp_path, *flags, script="compare.py", prepare=last, expect=-9)
+    cell = tmp_path / "all" / "BACON_1ipc_seed0"
+    table = children.run(tmp_path, *flags, script="compare.py").output()
+    assert "== run 1/1: BACON" in table and "resumed: 0 of 1 experiments" in table and "nan" not in table
+    left = {path.name for path in cell.iterdir()}
+    assert {"res_BACON_digits_ConvNetW32_1ipc_best.pt", "vis_BACON_digits_ConvNetW32_1ipc_exp0_iter2.png"} <= left
+    shutil.rmtree(cell / "BACON_digits_ConvNetW32_1ipc")
+    again = children.run(tmp_path, *flags, script="compare.py").output()
+    assert [line.split("|")[5] for line in again.splitlines() if line.startswith("| BACON")] == [
+        line.split("|")[5] for line in table.splitlines() if line.startswith("| BACON")]
+
+
+def test_second_comparison_in_a_folder_is_refused(compared):
+    folder, _ = compared
+    with files.locked(folder):
+        error, = call_script("compare.py", *METHODS, *FLAGS, "--save_path", folder, expect=2).stderr.splitlines()
+    assert f"another run is writing to {folder}" in error
 
 
 def test_flags_without_effect_are_named_once(compared):

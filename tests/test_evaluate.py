@@ -43,6 +43,18 @@ def test_our_set_by_the_protocol_it_was_made_with(digits_set, tmp_path):
     assert {line["epoch_eval_train"] for line in lines} == {1}
 
 
+def test_fair_reading_wants_as_many_real_images(tmp_path):
+    images, labels = formats.images_and_labels(2, 20, 16, 1)
+    for split, part in (("train", slice(None, None, 2)), ("test", slice(1, None, 2))):
+        formats.write_class_folders(tmp_path / "data" / split, images[part], labels[part], ["a", "b"], ".png")
+    formats.write_class_folders(tmp_path / "set", images, labels, ["a", "b"], ".png")
+    flags = ["--dataset", "folder", "--data_path", tmp_path / "data", "--im_size", 16, "--model", "ConvNetW32"]
+    flags += ["--synthetic", tmp_path / "set", "--save_path", tmp_path]
+    line, = call_script("evaluate.py", *flags, *QUICK, "--fair", expect=2).stderr.splitlines()
+    assert "--fair: " in line and "has 20 images of a class, of which folder has only " in line
+    assert not (tmp_path / "evaluate.jsonl").exists()
+
+
 def test_fair_reading(digits_set, digits, make_options, tmp_path):
     done = call_script("evaluate.py", "--synthetic", digits_set, "--save_path", tmp_path, *QUICK, "--fair",
                       "--epoch_whole_train", 2)

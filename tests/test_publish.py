@@ -2,16 +2,22 @@
 
 import hashlib
 import json
+import os
 import re
+import signal
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import children
 import publish
 import utils
 from conftest import ROOT, TINY, call_script, run_script
 from utils import files, storage
+from utils.errors import UserError
 from utils.record import table_cell
 
 CARDS = sorted((ROOT / "Distilled").glob("*/*.json"))
@@ -39,11 +45,13 @@ def test_page_is_that_of_the_cards():
     assert utils.load_synthetic(ROOT / "Code" / re.search(r'load_synthetic\("(.+)"\)', page).group(1))
 
 
-def test_note_stays_within_its_cell(tmp_path):
+def test_page_has_cards_alone_and_notes_within_their_cells(tmp_path):
+    """Not the records of runs in the same folder, which are .json files, too."""
     card = json.loads(CARDS[0].read_text()) | {"note": "a | b\nc"}
-    (tmp_path / card["dataset"]).mkdir()
-    (tmp_path / card["dataset"] / CARDS[0].name).write_text(json.dumps(card))
-    assert publish.page(tmp_path).splitlines()[-1].startswith(f"| {card['dataset']} (a \\| b c) | [")
+    for name, content in (("set.json", json.dumps(card)), ("set.pt", ""), ("options.json", "{}")):
+        files.write_text(files.make_folder(tmp_path / card["dataset"]) / name, content)
+    *_, line, row = publish.page(tmp_path).splitlines()
+    assert row.startswith(f"| {card['dataset']} (a \\| b c) | [") and line.startswith("| --- |")
 
 
 def test_smallest_set_reaches_its_accuracy(tmp_path):
@@ -100,6 +108,33 @@ def test_publish(finished, tmp_path):
     done = call_script("publish.py", finished, "--to", tmp_path, *QUICK, expect=2)
     assert "BACON_ipc1.pt is there already" in done.stderr and len(done.stderr.splitlines()) == 1
     assert (tmp_path / "digits" / "BACON_ipc1.pt").read_bytes() == content
+
+
+def test_set_that_comes_meanwhile_is_not_replaced(finished, tmp_path, monkeypatch):
+    target = tmp_path / "digits" / "BACON_ipc1.pt"
+
+    def meanwhile(path, flags):
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(b"another")
+        return [{"mean": 0.5, "std": 0.0, "accuracies": [0.5]}]
+
+    monkeypatch.setattr(publish, "evaluated", meanwhile)
+    with pytest.raises(UserError, match="is there already"):
+        publish.publish(finished, tmp_path, "", [])
+    assert target.read_bytes() == b"another"
+
+
+def test_evaluation_ends_with_publish(finished, tmp_path):
+    flags = [finished, "--to", tmp_path / "to", "--num_eval", 1, "--epoch_eval_train", 10**6]
+    child = children.start(tmp_path, *flags, script="publish.py")
+    begun, evaluation = time.monotonic(), ""
+    while not evaluation:
+        assert time.monotonic() < begun + 60
+        time.sleep(0.05)
+        evaluation = Path(f"/proc/{child.process.pid}/task/{child.process.pid}/children").read_text().strip()
+    os.kill(child.process.pid, signal.SIGTERM)
+    assert child.wait() == 128 + signal.SIGTERM
+    assert not Path(f"/proc/{evaluation}").exists() and not (tmp_path / "to").exists()
 
 
 def test_page_of_another_is_not_replaced(finished, tmp_path):

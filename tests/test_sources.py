@@ -323,3 +323,17 @@ def test_zca_whitens_and_comes_back(tmp_path):
     torch.testing.assert_close(white.pixels(images), plain.images / 255, rtol=0, atol=1e-3)
     torch.testing.assert_close(plain.pixels(plain.normalise(plain.images)), plain.images / 255, rtol=0, atol=1e-6)
     torch.testing.assert_close(white.batch(np.array([[0, 1], [2, 3]])), images[:4].unflatten(0, (2, 2)))
+
+
+@pytest.mark.parametrize("error, expected, words", [
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), RuntimeError, "can't"),
+    (PermissionError(errno.EACCES, "Permission denied", "there"), UserError, "no permission for there; "),
+    (RuntimeError("shape"), UserError, "the whole, undamaged files")])
+def test_what_is_said_of_reading_that_fails(error, expected, words, monkeypatch, tmp_path):
+    """Too little memory is no damage; `enough_memory` says what to do."""
+    def read(*_):
+        raise error
+
+    monkeypatch.setitem(sources.SOURCES, "mine", sources.Source(None, None, 16, read))
+    with pytest.raises(expected, match=words):
+        data.load("mine", tmp_path)

@@ -106,7 +106,7 @@ def find(folder: Path, resume: str | None, options: dict) -> dict | None:
         if present and path.resolve().parent != folder.resolve():
             raise UserError(f"--resume {path}: {folder} has checkpoints of its own; choose another --save_path")
         names = NAMES[NAMES.index(path.name):] if path.name in NAMES else [path.name]
-        present = [path] + [path.with_name(name) for name in names[1:] if path.with_name(name).exists()]
+        present = [path] + [path.with_name(name) for name in names[1:] if os.path.exists(path.with_name(name))]
     state, used = _newest_whole(present)
     experiments = max(len(state["last"]), options["num_exp"])  # more or fewer leave those that are there as they are
     if differ := differences(state["options"] | {"num_exp": experiments}, options):

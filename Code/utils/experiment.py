@@ -14,7 +14,7 @@ from utils import data as datasets
 from utils.data import RealData
 from utils.distill import Distillation
 from utils.errors import UserError
-from utils.interrupts import Interrupts, Stopped
+from utils.interrupts import Interrupts, Stopped, ending_on_sigterm
 from utils.networks import get_network
 from utils.record import Record
 
@@ -34,7 +34,8 @@ def reported(alone: bool = False):
     try:
         if alone and processes.started_by_torchrun():
             raise UserError("torchrun: this script runs in one process alone; start it with python3")
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(logs.Output(sys.stdout or nowhere)):
+        with (open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(logs.Output(sys.stdout or nowhere)),
+              ending_on_sigterm()):
             yield
     except (UserError, processes.Lost) as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)

@@ -37,13 +37,13 @@ def write_whole(path: Path, write) -> None:
 
 
 @contextlib.contextmanager
-def writing(path: Path, then: str = "continue with --resume auto"):
+def writing(path: Path):
     """Around writing to `path`: what the system refuses (a full disk, a vanished folder) becomes a UserError."""
     try:
         yield
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); make room or put the folder right, "
-                        f"then {then}") from None
+                        "then start again, a run with --resume auto") from None
 
 
 @contextlib.contextmanager
@@ -99,7 +99,7 @@ def write_json(path: Path, content: dict) -> None:
 
 def append_json(path: Path, content: dict) -> None:
     """Appends one line to a JSON-lines file. UserError where it cannot be written."""
-    with writing(path, then="start again"), path.open("a") as file:
+    with writing(path), path.open("a") as file:
         file.write(json.dumps(content) + "\n")
 
 

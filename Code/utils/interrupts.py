@@ -1,5 +1,6 @@
 """Signals: a run that is asked to end finishes its iteration, keeps its work and says how to go on."""
 
+import contextlib
 import os
 import shlex
 import signal
@@ -44,6 +45,16 @@ class Interrupts:
         """Raises Stopped if a signal has come."""
         if self.received:
             raise Stopped(self.received)
+
+
+@contextlib.contextmanager
+def ending_on_sigterm():
+    """Around what is no run: SIGTERM ends it as Ctrl-C does, so that its child processes end and temporary files go."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def resume_command() -> str:

@@ -50,6 +50,11 @@ def is_finished(iterations: list[int], options: dict) -> bool:
     return iterations == [options["Iteration"]] * options["num_exp"]
 
 
+def plain(args) -> dict:
+    """The options as JSON has them."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+
+
 def circumstances(of: torch.device) -> dict[str, str | list[str]]:
     """What a figure needs beside it: the command, the machine and the date."""
     return {"command": sys.argv, "machine": device.describe(of), "date": time.strftime("%Y-%m-%d")}
@@ -76,8 +81,8 @@ class Record:
         self.metrics: list[dict] = []
         self.losses: list[dict] = []
         self.unread: list[tuple[int, int, dict[str, Tensor]]] = []  # experiment, iteration, terms on the device
-        self.options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()
-                        if key != "resume"}  # a resumed run leaves the same set
+        self.options = plain(args)
+        self.options.pop("resume")  # a resumed run leaves the same set
         self.versions = {"python": platform.python_version(), "torch": str(torch.__version__),
                          "torchvision": torchvision.__version__, "numpy": np.__version__}
         self.tensorboard = None
@@ -173,6 +178,7 @@ class Record:
         self._keep(Entry(stored.clone(), labels, iteration, accuracies, soft), experiment)
         storage.save_picture(self.picture_path(experiment, iteration), data.pixels(stored), args.ipc)
         self._log(experiment, seconds)
+        self._save_sets()
 
     def _keep(self, entry: "Entry", experiment: int) -> None:
         if len(self.last) == experiment:
@@ -181,11 +187,11 @@ class Record:
         self.last[experiment] = entry
         if entry.mean() > self.best[experiment].mean():
             self.best[experiment] = entry
-        self._save_sets()
 
     def _save_sets(self) -> None:
-        storage.save(self.set_path, self._contents(self.last, "last"))
+        """The result is the last file of an evaluation: where it is, so is all else."""
         storage.save(self.best_path, self._contents(self.best, "best on test accuracy"))
+        storage.save(self.set_path, self._contents(self.last, "last"))
 
     def _log(self, experiment: int, seconds: float) -> None:
         entry, best = self.last[experiment], self.best[experiment]

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
 from utils import image_files, unpickle
-from utils.errors import UserError, reason
+from utils.errors import UserError, is_out_of_memory, reason
 
 
 class Arrays(NamedTuple):
@@ -64,7 +64,12 @@ class Source:
             arrays = (_override(folder, size, len(self.mean)) if folder else self._published(data_path, size)).checked()
         except UserError as error:
             raise UserError(f"--data_path {data_path}: {error}") from None
+        except PermissionError as error:
+            raise UserError(f"--data_path {data_path}: no permission for {error.filename}; change that, or name "
+                            "another folder") from None
         except Exception as error:  # torchvision, SciPy and pickle raise many kinds
+            if is_out_of_memory(error):
+                raise
             raise UserError(f"--data_path {data_path}: cannot load {name} ({reason(error)}); put the whole, undamaged "
                             f"files {', '.join(self.files)} there, or delete those that are damaged and connect to "
                             "the internet, from where missing ones come") from None
