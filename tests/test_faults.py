@@ -47,7 +47,7 @@ def fill_disk(event):
 
 @pytest.mark.parametrize("kind, nth, named", [
     ("flush checkpoint_new", 1, "checkpoint_new.pt"), ("picture", 1, f"vis_{RUN}_exp0_iter2.png"),
-    ("step of evaluation", 2, f"res_{RUN}.pt")])
+    ("flush res_.*_best", 1, f"res_{RUN}.pt")])
 def test_full_disk(kind, nth, named, tmp_path):
     child = children.run(tmp_path, *OFTEN, expect=2, prepare=children.Events(fill_disk, kind, nth))
     assert named in error_line(child) and "--resume auto" in error_line(child)

@@ -132,6 +132,7 @@ def test_evaluation_ends_with_publish(finished, tmp_path):
         assert time.monotonic() < begun + 60
         time.sleep(0.05)
         evaluation = Path(f"/proc/{child.process.pid}/task/{child.process.pid}/children").read_text().strip()
+    time.sleep(1)  # it has begun
     os.kill(child.process.pid, signal.SIGTERM)
     assert child.wait() == 128 + signal.SIGTERM
     assert not Path(f"/proc/{evaluation}").exists() and not (tmp_path / "to").exists()

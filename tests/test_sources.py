@@ -327,6 +327,7 @@ def test_zca_whitens_and_comes_back(tmp_path):
 
 @pytest.mark.parametrize("error, expected, words", [
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), RuntimeError, "can't"),
+    (MemoryError(), UserError, "the whole, undamaged files"),
     (PermissionError(errno.EACCES, "Permission denied", "there"), UserError, "no permission for there; "),
     (RuntimeError("shape"), UserError, "the whole, undamaged files")])
 def test_what_is_said_of_reading_that_fails(error, expected, words, monkeypatch, tmp_path):

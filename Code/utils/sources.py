@@ -68,7 +68,7 @@ class Source:
             raise UserError(f"--data_path {data_path}: no permission for {error.filename}; change that, or name "
                             "another folder") from None
         except Exception as error:  # torchvision, SciPy and pickle raise many kinds
-            if is_out_of_memory(error):
+            if is_out_of_memory(error) and str(error):  # that of a damaged pickle has no words
                 raise
             raise UserError(f"--data_path {data_path}: cannot load {name} ({reason(error)}); put the whole, undamaged "
                             f"files {', '.join(self.files)} there, or delete those that are damaged and connect to "
