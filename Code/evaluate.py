@@ -52,25 +52,32 @@ def parse() -> tuple[Namespace, dict]:
     used = record["meta"].get("options", {})
     parser.set_defaults(**{name: str(used[name]) for name in PROTOCOL  # as if they were flags, so that they are checked
                            if used.get(name) is not None})
-    return parser.parse_args(), record
+    args = parser.parse_args()
+    if args.zca and "mean" in record["meta"]:
+        parser.error(f"--zca: {path} brings its own normalisation; leave it out")
+    return args, record
 
 
 def load_test_data(args, meta: dict) -> RealData:
     """The data set, normalised as the synthetic set was, and split as it was where it has no test images."""
     data = load_data(Namespace(**vars(args) | {"seed": meta.get("seed", args.seed)}))
-    if meta.get("class_names", data.class_names) != data.class_names:
-        raise UserError(f"--dataset {args.dataset}: its classes are not those of {args.synthetic}, which was made from "
-                        f"{meta.get('dataset', 'others')}; name that, or another --data_path")
+    own, wanted = data.class_names, meta.get("class_names", data.class_names)
+    if own != wanted:
+        raise UserError(f"--dataset {args.dataset}: its classes ({', '.join(own[:3])}, ...) are not those of "
+                        f"{args.synthetic} ({', '.join(wanted[:3])}, ...), which was made from "
+                        f"{meta.get('dataset', 'others')}; name that, or a --data_path with classes of these names")
     if "mean" in meta:
         data.mean, data.std, data.whitening = tuple(meta["mean"]), tuple(meta["std"]), storage.whitening(meta)
     return data.to(data.device)
 
 
 def image_folder(path: Path, data: RealData) -> tuple[Tensor, Tensor]:
-    """Images below <path>/<class>/, where the classes go by their names, or else numbers."""
+    """Images below <path>/<class>/, where all classes go by their names, or else all by numbers."""
     tree = image_files.Tree(path)
     names, folders = image_files.images_by_folder(tree)
-    known = {str(k): k for k in range(data.num_classes)} | {name: k for k, name in enumerate(data.class_names)}
+    known = {name: k for k, name in enumerate(data.class_names)}
+    if not known.keys() >= set(folders):
+        known = {str(k): k for k in range(data.num_classes)}
     unknown = next((folder for folder in folders if folder not in known), None)
     if unknown or not names:
         raise UserError(f"{path}: " + (f"{unknown} is no class of {data.name}" if unknown else "no images in <class>/")

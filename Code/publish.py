@@ -132,10 +132,12 @@ def page(to: Path) -> str:
 def refuse_other_page(readme: Path) -> None:
     """UserError where the page would replace one that is not its own."""
     try:
-        own = not readme.exists() or readme.read_text(errors="replace").startswith(TITLE)
-    except OSError:  # a folder, or not to be read
-        own = False
-    if not own:
+        text = readme.read_text(errors="replace")
+    except (FileNotFoundError, NotADirectoryError):  # the latter is named where something is written
+        return
+    except OSError as error:
+        raise UserError(f"--to: {readme} cannot be read ({error.strerror}); choose another folder") from None
+    if not text.startswith(TITLE):
         raise UserError(f"--to: {readme} is another page, which the table would replace; choose another folder")
 
 

@@ -43,6 +43,33 @@ def test_our_set_by_the_protocol_it_was_made_with(digits_set, tmp_path):
     assert {line["epoch_eval_train"] for line in lines} == {1}
 
 
+def test_folders_go_by_names_or_else_by_numbers(tmp_path):
+    """Also where the names are numbers: 1, 10, 2 are classes 0, 1, 2 in their order."""
+    images, labels = formats.images_and_labels(3, 4, 16, 1)
+    names = ["1", "10", "2"]
+    for split in ("train", "test"):
+        formats.write_class_folders(tmp_path / "data" / split, images, labels, names, ".png")
+    data = datasets.load("folder", tmp_path / "data", im_size=16)
+    assert data.class_names == names
+    for folder, folders in (("named", names), ("numbered", ["0", "1", "2"])):
+        formats.write_class_folders(tmp_path / folder, images, labels, folders, ".png")
+        read, found = evaluate.image_folder(tmp_path / folder, data)
+        assert torch.equal(found, data.labels) and torch.equal(read, data.normalise(data.images))
+
+
+def test_foreign_pixels_are_not_taken_for_normalised_images(tmp_path):
+    torch.save({"data": [[torch.zeros(2, 1, 16, 16, dtype=torch.uint8), torch.arange(2)]]}, tmp_path / "bytes.pt")
+    torch.save({"data": [[torch.zeros(2, 1, 16, 16), torch.zeros(2)]]}, tmp_path / "labels.pt")
+    for name, named in (("bytes.pt", "its images are torch.uint8, not normalised"), ("labels.pt", "torch.float32")):
+        line, = call_script("evaluate.py", "--synthetic", tmp_path / name, expect=2).stderr.splitlines()
+        assert name in line and named in line
+
+
+def test_our_sets_bring_their_normalisation(digits_set):
+    line, = call_script("evaluate.py", "--synthetic", digits_set, "--zca", expect=2).stderr.splitlines()
+    assert line.startswith("evaluate.py: error: --zca: ") and str(digits_set) in line
+
+
 def test_fair_reading_wants_as_many_real_images(tmp_path):
     images, labels = formats.images_and_labels(2, 20, 16, 1)
     for split, part in (("train", slice(None, None, 2)), ("test", slice(1, None, 2))):

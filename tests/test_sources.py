@@ -267,6 +267,15 @@ def test_wrong_folders_are_one_line(tmp_path):
     def sixteen_bits(folder):
         Image.fromarray(np.zeros((4, 4), np.uint16)).save(folder / "train" / "a" / "deep.png")
 
+    def flat_test(folder):
+        (folder / "test").mkdir()
+        first(folder).rename(folder / "test" / first(folder).name)
+
+    def called_val(folder):
+        formats.write_class_folders(folder / "val", *formats.images_and_labels(2, 5), ["a", "b"])
+
+    assert "test/ has images, but not as test/<class>/" in bad_folder(tmp_path / "flat", flat_test)
+    assert "val/ has images, but not as test/<class>/" in bad_folder(tmp_path / "val", called_val)
     assert "test/c" in bad_folder(tmp_path / "class", other_class)
     assert "too few" in bad_folder(tmp_path / "few", one_image_left)
     broken = bad_folder(tmp_path / "broken", lambda folder: first(folder).write_bytes(b"PNG"))
@@ -281,7 +290,7 @@ def test_tiny_imagenet_that_is_wrong_is_one_line(tmp_path):
         data.load("TinyImageNet", tmp_path)
     folder = formats.write_tiny(tmp_path, 1, classes=2)
     (folder / "val" / "images" / "val_0.JPEG").unlink()
-    with pytest.raises(UserError, match=r"val_0\.JPEG"):
+    with pytest.raises(UserError, match=r"val_0\.JPEG .*; unpack or download tiny-imagenet-200\.zip again"):
         data.load("TinyImageNet", tmp_path)
     (folder / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn99\n")
     with pytest.raises(UserError, match="val_annotations"):

@@ -105,7 +105,7 @@ def load(name: str, data_path: str | Path, device: torch.device | str = "cpu", i
         except ValueError:
             raise UserError(f"--data_path {data_path}: too few images to keep a fifth of each class for testing; add "
                             "images, or a test folder") from None
-        print(f"no test folder: split into {len(arrays.labels)} training and {len(arrays.test_labels)} test images")
+        print(f"no test images: split into {len(arrays.labels)} training and {len(arrays.test_labels)} test images")
     channels = arrays.images.shape[1]
     if zca:  # whitening centres and scales by itself
         mean, std = (0.0,) * channels, (1.0,) * channels

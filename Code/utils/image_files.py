@@ -19,6 +19,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from utils import files, logs
 from utils.errors import UserError, reason
 
+ANEW = "unpack or download tiny-imagenet-200.zip again, whose layout is to stay as published"
+LIKE_TEST = {"test", "Test", "val", "valid", "validation"}  # folders that someone means for testing
 FILES_PER_WORKER = 1000  # a decoding process costs as much as decoding about this many small images
 BATCH_BYTES = 2**20  # of pixels that a decoding process hands over at once
 
@@ -110,6 +112,9 @@ def list_classes(tree: Tree) -> Listing:
     unknown = sorted(set(test_folders) - set(classes))
     if unknown:
         raise UserError(f"test/{unknown[0]} has no images in train/{unknown[0]}")
+    unused = sorted({name.split("/")[0] for name in tree.stamps if _is_image(name)} & LIKE_TEST)
+    if unused and not test:
+        raise UserError(f"{unused[0]}/ has images, but not as test/<class>/; make it so, or remove it")
     return Listing([(name, index[folder]) for name, folder in zip(train, train_folders, strict=True)],
                    [(name, index[folder]) for name, folder in zip(test, test_folders, strict=True)],
                    [os.fsencode(name).decode(errors="replace") for name in classes])
@@ -130,10 +135,11 @@ def list_tiny_imagenet(tree: Tree) -> Listing:
         test = [(f"val/images/{line[0]}", index[line[1]]) for line in lines]
         words = dict(line.split("\t", 1) for line in tree.read("words.txt").decode().splitlines())
     except Exception as error:  # a missing file, a damaged zip, a line or a class that should not be there
-        raise UserError(f"val/val_annotations.txt or words.txt is missing or damaged ({reason(error)})") from None
+        raise UserError("val/val_annotations.txt or words.txt is missing or damaged "
+                        f"({reason(error)}); {ANEW}") from None
     missing = next((name for name, _ in test if name not in tree.stamps), None)
     if missing:
-        raise UserError(f"{missing} is named in val/val_annotations.txt and is not there")
+        raise UserError(f"{missing} is named in val/val_annotations.txt and is not there; {ANEW}")
     return Listing(train, test, [words.get(wnid, wnid).split(",")[0] for wnid in wnids])
 
 

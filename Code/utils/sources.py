@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +124,7 @@ def _override(folder: Path, size: int, channels: int) -> Arrays:
 
 def _read_users(root: Path, size: int) -> Arrays:
     """The user's own images, in one channel if all of them are grey."""
-    arrays = read_images(root.absolute(), size, 3)
+    arrays = read_images(Path(os.path.abspath(root)), size, 3)
     if all((images == images[:, :1]).all() for images in (arrays.images, arrays.test_images)):
         return arrays._replace(images=arrays.images[:, :1], test_images=arrays.test_images[:, :1])
     return arrays

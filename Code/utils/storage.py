@@ -50,7 +50,7 @@ def load(path: str | Path) -> dict:
 def _read(path: Path):
     with path.open("rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals(unpickle.NUMPY_SCALARS):
         warnings.simplefilter("ignore")  # torch warns of what it is about to refuse
-        if path.suffix == ".pkl":
+        if path.suffix.lower() == ".pkl":
             return {"data": [unpickle.load(file)]}
         return torch.load(file, map_location="cpu", weights_only=True)
 
@@ -64,8 +64,10 @@ def _checked(record) -> dict:
         images, labels = (torch.as_tensor(part).detach() for part in pair)
         if "packed" in meta:
             images = _unpacked(images, **meta["packed"])
+        if not images.is_floating_point():
+            raise ValueError(f"its images are {images.dtype}, not normalised floats")
         if images.dim() != 4 or labels.shape != images.shape[:1] or labels.is_floating_point() or not len(labels):
-            raise ValueError(f"images {tuple(images.shape)} with labels {tuple(labels.shape)}")
+            raise ValueError(f"images {tuple(images.shape)} with labels {tuple(labels.shape)} of {labels.dtype}")
         if not images.isfinite().all():
             raise ValueError("its images have values that are not finite")
         pairs.append([images.float(), labels.long()])
