@@ -32,7 +32,7 @@ def is_done(args) -> bool:
     """Whether a run of these options has been completed; UserError where the set is of other options."""
     folder, wanted = record.run_folder(args), vars(args)
     path = record.set_path(folder)
-    if not (path.exists() and (folder / "metrics.jsonl").exists()):
+    if not (path.exists() and record.metrics_path(folder).exists()):
         return False
     meta = storage.load(path)["meta"]
     if differ := checkpoint.differences(meta["options"], wanted):
@@ -45,8 +45,9 @@ def summarise(method: str, cells: list[argparse.Namespace]) -> list[dict]:
 
     Accuracies are those of every network, in 0..1; seconds are those of making one set, without evaluations.
     """
-    sets = [storage.load(record.set_path(record.run_folder(args))) for args in cells]
-    lines = [line for args in cells for line in files.read_json_lines(record.run_folder(args) / "metrics.jsonl")]
+    folders = [record.run_folder(args) for args in cells]
+    sets = [storage.load(record.set_path(folder)) for folder in folders]
+    lines = [line for folder in folders for line in files.read_json_lines(record.metrics_path(folder))]
     rows = []
     for network in sets[0]["accs_all_exps"]:
         accuracies = [a for one in sets for a in one["accs_all_exps"][network]]

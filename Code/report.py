@@ -31,7 +31,7 @@ from utils.distill import initial_images
 from utils.draws import Draws
 from utils.errors import UserError, reason
 from utils.experiment import reported
-from utils.record import is_finished, set_path, table_cell
+from utils.record import is_finished, metrics_path, set_path, table_cell
 
 PAGE_BYTES = 8_000_000  # of pixels, shared out among the views of the sets on a page
 PER_LINE = 10  # images of a class in a line
@@ -81,7 +81,7 @@ class Run:
                                  | {"synthetic": self.path})
         self.command, self.machine, self.date = shlex.join(about["command"]), about["machine"], about["date"]
         self.versions = ", ".join(f"{name} {version}" for name, version in self.meta["version"].items())
-        self.metrics = files.read_json_lines(records / "metrics.jsonl")
+        self.metrics = files.read_json_lines(metrics_path(records))
         self.losses = files.read_json_lines(records / "losses.jsonl")
         self.class_names, self.formation = self.meta["class_names"], self.meta["formation"]
         self.iterations = self.meta["iteration"]

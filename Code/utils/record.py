@@ -40,6 +40,11 @@ def set_path(records: Path) -> Path:
     return records.with_name(f"res_{records.name}.pt")
 
 
+def metrics_path(records: Path) -> Path:
+    """The accuracies of the run whose records are in this folder, a line for each network of each evaluation."""
+    return records / "metrics.jsonl"
+
+
 def records_of(path: Path) -> Path:
     """The folder with the records of the run that made this set."""
     return path.with_name(path.stem.removeprefix("res_"))
@@ -74,7 +79,7 @@ class Record:
         self.folder = files.make_folder(run_folder(args))
         self.set_path = set_path(self.folder)
         self.best_path = args.save_path / f"res_{self.name}_best.pt"
-        self.metrics_path = self.folder / "metrics.jsonl"
+        self.metrics_path = metrics_path(self.folder)
         self.losses_path = self.folder / "losses.jsonl"
         self.last: list[Entry] = []
         self.best: list[Entry] = []
