@@ -8,6 +8,7 @@ from utils.experiment import main
 DEFAULTS = {
     "dataset": "digits",
     "model": "ConvNetW32",
+    "ipc": 1,
     "Iteration": 100,
     "num_exp": 1,
     "num_eval": 5,

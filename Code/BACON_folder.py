@@ -11,4 +11,4 @@ the training images, stratified by class and drawn by --seed, is kept for testin
 from utils.experiment import main
 
 if __name__ == "__main__":
-    main(__doc__, dataset="folder")
+    main(__doc__, dataset="folder", ipc=1)

@@ -82,9 +82,25 @@ def time_engine(data: datasets.RealData, args) -> dict[str, float]:
     engine.step(0)
     epochs()
     test()
-    return {"image update": timed(data.device, lambda: engine.match(1)),
-            "pool training": timed(data.device, lambda: engine.pool.train(1)),
+    return {**{phase: timed(data.device, work) for phase, work in phases_of(engine).items()},
             "evaluation epoch": timed(data.device, epochs) / EPOCHS, "test pass": timed(data.device, test)}
+
+
+def phases_of(engine: Distillation) -> dict[str, Callable[[], None]]:
+    """What iteration 1 does, to be timed."""
+    loops = range(engine.options.outer_loop)
+
+    def update():
+        engine.pool.grow(1)
+        members = engine.pool.matching(1)
+        for loop in loops:
+            engine.match(members, 1, loop)
+
+    def train():
+        for turn in loops:
+            engine.pool.train(turn)
+
+    return {"image update": update, "pool training": train}
 
 
 def time_reference(data: datasets.RealData, args) -> dict[str, float]:
@@ -95,10 +111,12 @@ def time_reference(data: datasets.RealData, args) -> dict[str, float]:
 
     if args.method == "DM":
         loop = ReferenceDM(data, args)
-        phases = {"image update": loop.step, "pool training": lambda it: None}
+        phases = {"image update": lambda: loop.step(1), "pool training": lambda: None}
     else:
         loop = ReferenceLoop(data, args)
-        phases = {"image update": loop.update, "pool training": loop.train_networks}
+        loops = range(args.outer_loop)
+        phases = {"image update": lambda: [loop.update(loop.chosen(1), 1, ol) for ol in loops],
+                  "pool training": lambda: [loop.train_networks(ol) for ol in loops]}
     images, labels, network, few = evaluation_parts(data, args, loop.image_syn.unflatten(0, (data.num_classes, -1)))
 
     def epochs():
@@ -111,7 +129,7 @@ def time_reference(data: datasets.RealData, args) -> dict[str, float]:
     epochs()
     if data.device.type == "cuda":  # where a first call prepares much
         test()
-    return {**{phase: timed(data.device, lambda work=work: work(1)) for phase, work in phases.items()},
+    return {**{phase: timed(data.device, work) for phase, work in phases.items()},
             "evaluation epoch": timed(data.device, epochs) / EPOCHS,
             "test pass": timed(data.device, test)}
 
@@ -143,7 +161,7 @@ def operations(data: datasets.RealData, args) -> dict[str, float]:
     synthetic = data.num_classes * args.ipc * (4 if args.aug else 1)
     real = sum(min(count, args.batch_real) for count in data.class_sizes)
     passes = {"image update": args.train_net_num * args.outer_loop * (real + 2 * synthetic),
-              "pool training": 3 * args.fetch_net_num * args.model_train_steps * args.trained_bs,
+              "pool training": 3 * args.outer_loop * args.fetch_net_num * args.model_train_steps * args.trained_bs,
               "evaluation epoch": 3 * synthetic, "test pass": len(data.test_labels)}
     return {phase: count * counter.get_total_flops() for phase, count in passes.items()}
 
@@ -224,10 +242,8 @@ def grow(data: datasets.RealData, args) -> None:
                 print(f"{classes} classes, {ipc} images per class: left out ({error})", flush=True)
                 continue
             engine.step(0)
-            phases = {"image update": lambda engine=engine: engine.match(1),
-                      "pool training": lambda engine=engine: engine.pool.train(1)}
             seconds = {phase: float(np.median([timed(data.device, work) for _ in range(args.rounds)]))
-                       for phase, work in phases.items()}
+                       for phase, work in phases_of(engine).items()}
             points.append({"growing": what, "classes": classes, "ipc": ipc, "seconds": seconds})
             print(f"{classes} classes, {ipc} images per class: "
                   + ", ".join(f"{phase} {value:.3f} s" for phase, value in seconds.items()), flush=True)

@@ -24,8 +24,9 @@ CODE = ROOT / "Code"
 SHARED = ROOT.parent / "shared"
 needs_shared_data = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="no real data beside the checkout")
 
-TINY = ["--Iteration", "2", "--eval_interval", "1", "--num_exp", "1", "--num_eval", "2", "--epoch_eval_train", "2",
-        "--batch_real", "16", "--model_train_steps", "1", "--trained_bs", "16", "--model", "ConvNetW32"]
+SHORT = ["--Iteration", "2", "--eval_interval", "1", "--num_exp", "1", "--num_eval", "2", "--epoch_eval_train", "2",
+         "--batch_real", "16", "--model_train_steps", "1", "--trained_bs", "16", "--model", "ConvNetW32"]
+TINY = ["--ipc", "1", *SHORT]
 
 
 def run_script(script: str, *arguments, cwd: Path = CODE, expect: int = 0) -> subprocess.CompletedProcess:
@@ -68,7 +69,7 @@ def make_options():
     """A function that builds the options of a small run on the digits from flags."""
 
     def make(*flags):
-        return options.parse("", [str(flag) for flag in flags], dataset="digits", model="ConvNetW32", lr_img=0.2,
+        return options.parse("", [str(flag) for flag in flags], dataset="digits", model="ConvNetW32", ipc=1, lr_img=0.2,
                              batch_real=16, trained_bs=16, model_train_steps=2, embed_last=1000,
                              compile=False)
 

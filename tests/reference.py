@@ -49,18 +49,19 @@ class ReferenceLoop:
         else:
             self.optimizer_img = torch.optim.Adam([self.image_syn], lr=options.lr_img)
         self.nets, self.optimizers, self.meters, self.built = [], [], [], 0
-        for _ in range(min(3, options.net_num)):
+        for _ in range(3):
             self.add_network()
 
     def initialise(self):
         ipc, (channel, height, width) = self.options.ipc, self.data.image_shape
         image_syn = torch.zeros(self.num_classes * ipc, channel, height, width, dtype=self.data.dtype,
                                 device=self.data.device)
-        positions = self.draws.initial(self.data.class_sizes, 4 if self.options.aug else 1, ipc)
+        tiled = self.options.aug and self.options.init == "real"
+        positions = self.draws.initial(self.data.class_sizes, 4 if tiled else 1, ipc)
         for c in range(self.num_classes):
             real = [self.data.batch(self.data.class_rows[c][positions[s, c]]) for s in range(len(positions))]
             target = image_syn[c * ipc:(c + 1) * ipc]
-            if self.options.aug:
+            if tiled:
                 half_h, half_w = height // 2, width // 2
                 small = [F.interpolate(r, scale_factor=0.5, mode="bilinear", align_corners=False) for r in real]
                 target[:, :, :half_h, :half_w] = small[0]
@@ -92,15 +93,17 @@ class ReferenceLoop:
                     for queue in (self.nets, self.optimizers, self.meters):
                         queue.pop(0)
                 self.add_network()
-        self.update(it)
-        self.train_networks(it)
-
-    def update(self, it):
-        update = 0
+        chosen = self.chosen(it)
         for ol in range(self.options.outer_loop):
-            for k in self.draws.matching_networks(it, ol, len(self.nets), self.options.train_net_num):
-                self.update_images(k, it, update)
-                update += 1
+            self.update(chosen, it, ol)
+            self.train_networks(it * self.options.outer_loop + ol)
+
+    def chosen(self, it):
+        return self.draws.matching_networks(it, len(self.nets), self.options.train_net_num)
+
+    def update(self, chosen, it, ol):
+        for n, k in enumerate(chosen):
+            self.update_images(k, it, ol * len(chosen) + n)
 
     def update_images(self, k, it, update):
         options, net = self.options, self.nets[k]
@@ -139,12 +142,12 @@ class ReferenceLoop:
                 + options.tv_weight * losses.total_variation(output_syn, output_real)
                 + options.clip_weight * losses.clip_prior(output_syn, output_real, options.prior_clip))
 
-    def train_networks(self, it):
-        chosen = self.draws.trained_networks(it, len(self.nets), self.options.fetch_net_num)
-        for turn, k in enumerate(chosen):
+    def train_networks(self, turn):
+        chosen = self.draws.trained_networks(turn, len(self.nets), self.options.fetch_net_num)
+        for n, k in enumerate(chosen):
             net = self.nets[k].train()
             for s in range(self.options.model_train_steps):
-                rows = self.draws.training_batch(it, turn, s, len(self.data.labels), self.options.trained_bs)
+                rows = self.draws.training_batch(turn, n, s, len(self.data.labels), self.options.trained_bs)
                 labels = self.data.labels[torch.as_tensor(rows, device=self.data.device)]
                 logits = net(self.data.batch(rows))
                 self.meters[k].add(logits, labels)
@@ -177,13 +180,22 @@ class ReferenceDM:
         strategy = augment.parse_strategy(options.dsa_strategy)
         operations, parameters = self.draws.siamese(it, 0, strategy, data.num_classes)
         loss = torch.tensor(0.0, dtype=data.dtype, device=data.device)
+        images_real_all, images_syn_all = [], []
         for c in range(data.num_classes):
             img_real = data.batch(data.class_rows[c][positions[c]])
             img_syn = self.image_syn[c * options.ipc:(c + 1) * options.ipc]
-            img_real, img_syn = dsa(img_real, operations, parameters, c), dsa(img_syn, operations, parameters, c)
-            output_real = net.features(img_real).flatten(1).detach()
-            output_syn = net.features(img_syn).flatten(1)
-            loss += torch.sum((torch.mean(output_real, dim=0) - torch.mean(output_syn, dim=0)) ** 2)
+            images_real_all.append(dsa(img_real, operations, parameters, c))
+            images_syn_all.append(dsa(img_syn, operations, parameters, c))
+        if "BN" not in options.model:
+            for img_real, img_syn in zip(images_real_all, images_syn_all, strict=True):
+                output_real = net.features(img_real).flatten(1).detach()
+                output_syn = net.features(img_syn).flatten(1)
+                loss += torch.sum((torch.mean(output_real, dim=0) - torch.mean(output_syn, dim=0)) ** 2)
+        else:  # all classes in one batch, of which the normalisation takes its statistics
+            output_real = net.features(torch.cat(images_real_all)).flatten(1).detach()
+            output_syn = net.features(torch.cat(images_syn_all)).flatten(1)
+            loss += torch.sum((torch.mean(output_real.reshape(data.num_classes, options.batch_real, -1), dim=1)
+                               - torch.mean(output_syn.reshape(data.num_classes, options.ipc, -1), dim=1)) ** 2)
         self.optimizer_img.zero_grad()
         loss.backward()
         self.optimizer_img.step()

@@ -14,7 +14,7 @@ from torchvision.utils import save_image
 
 import formats
 import utils
-from conftest import CODE, ROOT, SHARED, TINY, call_script, needs_shared_data, run_script
+from conftest import CODE, ROOT, SHARED, SHORT, TINY, call_script, needs_shared_data, run_script
 from utils import files, options, storage
 from utils.distill import Distillation
 from utils.errors import UserError
@@ -162,7 +162,7 @@ def test_truncated_data_is_one_line(tmp_path):
 @needs_shared_data
 def test_published_command_on_real_data(tmp_path):
     command = next(command for command in PUBLISHED if command[:7:2] == ["BACON_mnist.py", "MNIST", "ConvNet", "10"])
-    short = [*TINY, "--Iteration", 1, "--num_eval", 1]
+    short = [*SHORT, "--Iteration", 1, "--num_eval", 1]
     call_script(*command, *short, "--data_path", SHARED / "data", "--save_path", tmp_path)
     accuracy, = storage.load(tmp_path / "res_BACON_MNIST_ConvNetW32_10ipc.pt")["accs_all_exps"]["ConvNetW32"]
     assert accuracy > 0.2  # after three epochs
@@ -225,13 +225,16 @@ def test_other_images_are_refused_on_resume(tmp_path):
 
 
 def test_defaults_are_those_of_each_published_script(fixtures, tmp_path):
-    """num_eval is 1 in the CIFAR-10 script and 20 in the others; it alone selects real images at --ipc 1."""
-    for script, expected in (("BACON_cifar10.py", (1, 2560)), ("BACON_SVHN.py", (20, 0)), ("BACON_tiny.py", (20, 0))):
-        text = re.sub(r"\s+", " ", call_script(script, "--help").stdout)
+    """num_eval is 1 in BACON's CIFAR-10 script, and 20 in all others. Only the CIFAR-10 scripts of BACON and IDM
+    select real images at --ipc 1."""
+    for script, expected in (("BACON_cifar10.py", (1, 2560)), ("BACON_SVHN.py", (20, 0)), ("BACON_tiny.py", (20, 0)),
+                             ("BACON_cifar10.py --method IDM", (20, 2560)), ("BACON_cifar10.py --method DM", (20, 0))):
+        text = re.sub(r"\s+", " ", call_script(*script.split(), "--help").stdout)
         values = tuple(int(re.search(rf"--{flag} [A-Z][A-Z0-9_]+ .*?\(default: (\d+)\)", text).group(1))
                        for flag in ("num_eval", "ipc1_real"))
         assert values == expected
-    done = call_script("BACON_cifar10.py", "--data_path", fixtures("CIFAR10"), "--save_path", tmp_path, expect=2)
+    done = call_script("BACON_cifar10.py", "--ipc", 1, "--data_path", fixtures("CIFAR10"), "--save_path", tmp_path,
+                       expect=2)
     assert "--ipc1_real 2560" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
@@ -242,9 +245,18 @@ def test_general_defaults_are_the_published_ones():
                  "fetch_net_num": 2, "net_num": 100, "net_generate_interval": 30, "net_push_num": 1,
                  "model_train_steps": 10, "trained_bs": 256, "batch_real": 256, "ce_weight": 0.1, "tv_weight": 0.8,
                  "clip_weight": 0.2, "aug_num": 1, "ij_selection": "random", "syn_ce": False, "net_decay": False,
-                 "aug": False}
+                 "aug": False, "ipc": 50, "eval_mode": "S", "zca": False}
     ours = vars(options.parse("", []))
     assert {name: ours[name] for name in published} == published
+
+
+def test_flags_may_be_negated_as_published(capsys):
+    for name in ("aug", "syn_ce", "net_decay", "zca"):
+        for spelling in (f"--no_{name}", f"--no-{name}"):
+            assert vars(options.parse("", [f"--{name}"]))[name]
+            assert not vars(options.parse("", [spelling], **{name: True}))[name]
+    options.parse("", ["--no_net_train_real"])
+    assert "--no_net_train_real: no effect" in capsys.readouterr().err
 
 
 def test_only_its_own_command_replaces_a_finished_run(tmp_path, monkeypatch):
@@ -295,7 +307,7 @@ BAD_INPUT = [
     (["--lr_img", "0"], "--lr_img"),
     (["--device", "cuda"], "--device cuda"),
     (["--data_path", ""], "--data_path"),
-    (["--method", "herding", "--net_num", "5"], "--net_num 5"),
+    (["--method", "herding", "--net_start", "5"], "--net_start 5"),
     (["--iterations", "5"], "--iterations"),
     (["--save_path", "/dev/null/result"], "/dev/null/result"),
     (["--dataset", "MNIST", "--data_path", "/dev/null/data"], "/dev/null/data"),

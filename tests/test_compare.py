@@ -8,10 +8,10 @@ import pytest
 
 import children
 import compare
-from conftest import TINY, call_script, run_script
+from conftest import SHORT, call_script, run_script
 from utils import figures, files, options, storage
 
-FLAGS = ["--dataset", "digits", *TINY, "--ipcs", 1, 2, "--seeds", 0, 1]
+FLAGS = ["--dataset", "digits", *SHORT, "--ipcs", 1, 2, "--seeds", 0, 1]
 METHODS = ["--methods", "random", "random --aug", "DM", "BACON --no-aug --tv_weight 0"]
 
 
@@ -86,7 +86,7 @@ def test_finished_runs_are_not_repeated(compared):
 
 
 def test_budget_in_minutes(tmp_path):
-    flags = ["--dataset", "digits", *TINY, "--ipcs", 1, "--methods", "random", "BACON", "--save_path", tmp_path]
+    flags = ["--dataset", "digits", *SHORT, "--ipcs", 1, "--methods", "random", "BACON", "--save_path", tmp_path]
     printed = call_script("compare.py", *flags, "--minutes", 0.001).stdout  # of which each has time for a few
     budget = json.loads((tmp_path / "budget.json").read_text())
     random, bacon = json.loads((tmp_path / "compare.json").read_text())["rows"]
@@ -105,7 +105,8 @@ def test_budget_in_minutes(tmp_path):
 
 def test_comparison_that_was_killed_is_completed(tmp_path):
     """While its last run wrote what an evaluation leaves, and after records were deleted."""
-    flags = ["--dataset", "digits", *TINY, "--methods", "random", "BACON", "--ipcs", 1, "--save_path", tmp_path / "all"]
+    flags = ["--dataset", "digits", *SHORT, "--methods", "random", "BACON", "--ipcs", 1,
+             "--save_path", tmp_path / "all"]
     last = children.Events(children.kill, "picture", 3)  # of one evaluation of random, two of BACON
     children.run(tmp_path, *flags, script="compare.py", prepare=last, expect=-9)
     cell = tmp_path / "all" / "BACON_1ipc_seed0"

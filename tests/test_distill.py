@@ -16,6 +16,8 @@ NARROW = {"width": 8}  # so that loops in float64 take seconds
 def make_options(make_options, monkeypatch):
     monkeypatch.setitem(networks.CONVNETS, "ConvNetW8", NARROW)
     monkeypatch.setitem(networks.NETWORKS, "ConvNetW8", (networks.ConvNet, NARROW))
+    monkeypatch.setitem(networks.CONVNETS, "ConvNetW8BN", NARROW | {"normalisation": "batch"})
+    monkeypatch.setitem(networks.NETWORKS, "ConvNetW8BN", (networks.ConvNet, NARROW | {"normalisation": "batch"}))
     return lambda *flags: make_options("--model", "ConvNetW8", "--batch_real", 32, "--trained_bs", 32, *flags)
 
 
@@ -44,7 +46,7 @@ def run_both(data, options, iterations=ITERATIONS, reset_at=(), literal=Referenc
 @pytest.mark.parametrize("aug", [True, False])
 class TestEngineEqualsReferenceLoop:
     def run(self, data, make_options, ipc, syn_ce, aug):
-        flags = ["--ipc", ipc, "--net_num", 2, "--net_decay", "--net_generate_interval", 4, "--train_net_num", 2]
+        flags = ["--ipc", ipc, "--net_num", 3, "--net_decay", "--net_generate_interval", 4, "--train_net_num", 2]
         return run_both(data, make_options(*flags, *["--aug"] * aug, *["--syn_ce", "--ce_weight", 0.5] * syn_ce))
 
     def test_float64(self, digits, make_options, ipc, syn_ce, aug):
@@ -72,7 +74,9 @@ class TestEngineEqualsReferenceLoop:
     ["--dsa_strategy", "none"],
     ["--max_batch", 7],
     ["--batch_real", 140],
-    ["--outer_loop", 2, "--train_net_num", 2],
+    ["--outer_loop", 3, "--train_net_num", 2, "--fetch_net_num", 3],
+    ["--net_num", 2, "--net_generate_interval", 1],
+    ["--init", "whole"],
     ["--net_num", 5, "--net_push_num", 2, "--net_generate_interval", 2, "--fetch_net_num", 4],
 ], ids=lambda flags: " ".join(map(str, flags)))
 def test_options_keep_engine_and_reference_equal(digits, make_options, flags):
@@ -94,7 +98,33 @@ def test_selection_of_real_images_at_one_image_per_class(digits, make_options, m
     assert not torch.allclose(without.images.flatten(0, 1), images, atol=1e-4)
 
 
-@pytest.mark.parametrize("flags", [[], ["--max_batch", 7, "--batch_real", 140]], ids=["default", "chunks"])
+def test_each_outer_loop_trains_the_pool(digits, make_options, monkeypatch):
+    """4 iterations of 2 outer loops, 2 networks, 3 steps: 48 batches, as measured on the published code."""
+    engine = Distillation(digits(), make_options("--outer_loop", 2, "--model_train_steps", 3))
+    steps, matched = [], []
+    train_step, match = engine.pool.passes.train_step, engine.match
+    monkeypatch.setattr(engine.pool.passes, "train_step", lambda *batch: steps.append(0) or train_step(*batch))
+    monkeypatch.setattr(engine, "match", lambda members, iteration, loop:
+                        matched.append((iteration, loop, *map(id, members))) or match(members, iteration, loop))
+    for iteration in range(4):
+        engine.step(iteration)
+    assert len(steps) == 48
+    assert [who[:2] for who in matched] == [(iteration, loop) for iteration in range(4) for loop in range(2)]
+    assert all(first[2:] == second[2:] for first, second in zip(matched[::2], matched[1::2], strict=True))
+
+
+@pytest.mark.parametrize("net_num, sizes", [(1, [4, 5, 6]), (2, [4, 5, 6]), (3, [3, 3, 3]), (5, [4, 5, 5])])
+def test_a_pool_that_starts_above_its_limit_never_drops_a_network(digits, make_options, net_num, sizes):
+    pool = Distillation(digits(), make_options("--net_num", net_num, "--net_generate_interval", 1)).pool
+    held = []
+    for iteration in range(3):
+        pool.grow(iteration)
+        held.append(len(pool.members))
+    assert held == sizes
+
+
+@pytest.mark.parametrize("flags", [[], ["--max_batch", 7, "--batch_real", 140], ["--model", "ConvNetW8BN"]],
+                         ids=["default", "chunks", "batch normalisation"])
 def test_dm_is_that_of_its_authors(digits, make_options, flags):
     """--method DM brings its recipe; only the small network and batch of the tests are given."""
     images, expected = run_both(digits(torch.float64), make_options("--method", "DM", "--ipc", 2, *flags),
@@ -146,4 +176,4 @@ def test_progress_counts_the_images_that_go_through_networks(digits, make_option
 def test_positions_restrict_the_choice_where_over_ten_remain(digits, make_options, flags, expected):
     pool = Distillation(digits(), make_options("--train_net_num", 100, *flags)).pool
     pool.members = list(range(12))
-    assert sorted(pool.matching(iteration=0, loop=0)) == list(expected)
+    assert sorted(pool.matching(iteration=0)) == list(expected)

@@ -7,8 +7,7 @@ from utils.draws import Draws
 
 DRAWS = {
     "initial": lambda draws, k: draws.initial([60], 2, 20)[0, 0],
-    "matching_networks": lambda draws, k: draws.matching_networks(k, 0, 60, 20),
-    "matching_networks of another loop": lambda draws, k: draws.matching_networks(0, k, 60, 20),
+    "matching_networks": lambda draws, k: draws.matching_networks(k, 60, 20),
     "real_images": lambda draws, k: draws.real_images(k, 0, [60], 20)[0],
     "real_images of another update": lambda draws, k: draws.real_images(0, k, [60], 20)[0],
     "real_images of another class": lambda draws, k: draws.real_images(0, 0, [60] * (k + 1), 20)[k],

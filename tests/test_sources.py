@@ -285,6 +285,28 @@ def test_wrong_folders_are_one_line(tmp_path):
         data.load("folder", tmp_path / "nothing")
 
 
+def test_tiny_imagenet_as_the_published_script_reads_it(tmp_path):
+    """tinyimagenet.pt; another form of it is refused by its name."""
+    rng = np.random.default_rng(0)
+    content = {"classes": ["n1", "n2"]} | {
+        f"{kind}_{part}": torch.from_numpy(rng.integers(0, most, (count, *shape), dtype))
+        for part, count in (("train", 6), ("val", 4))
+        for kind, most, shape, dtype in (("images", 256, (3, 64, 64), np.uint8), ("labels", 2, (), np.int64))}
+    torch.save(content, tmp_path / "tinyimagenet.pt")
+    loaded = data.load("TinyImageNet", tmp_path)
+    assert loaded.class_names == ["n1", "n2"] and loaded.mean == (0.485, 0.456, 0.406)
+    for name in ("images_train", "labels_train", "images_val", "labels_val"):
+        read = getattr(loaded, name.replace("_train", "")) if "train" in name else getattr(loaded, f"test_{name[:6]}")
+        assert torch.equal(read, content[name])
+    for wrong, named in (({"classes": None}, "images_train"),
+                         ({"images_val": content["images_val"].float()}, "float32"),
+                         ({"labels_train": torch.full((6,), 2)}, "labels")):
+        torch.save(content | wrong, tmp_path / "tinyimagenet.pt")
+        with pytest.raises(UserError, match=named) as refused:
+            data.load("TinyImageNet", tmp_path)
+        assert str(refused.value).count("\n") == 0
+
+
 def test_tiny_imagenet_that_is_wrong_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"neither tiny-imagenet-200/ nor tiny-imagenet-200\.zip"):
         data.load("TinyImageNet", tmp_path)

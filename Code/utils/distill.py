@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils import augment, device, methods, processes, select
+from utils import augment, device, methods, networks, processes, select
 from utils.data import RealData
 from utils.draws import Draws
 from utils.errors import UserError
@@ -111,6 +111,12 @@ def check(data: RealData, options):
     if selected(options) > fewest:
         raise UserError(f"--ipc1_real {options.ipc1_real}: that many real images of each class are matched at --ipc 1 "
                         f"without --aug, out of only {fewest}; raise --batch_real, or choose --ipc1_real 0")
+    if networks.has_batch_norm(options.model):
+        if processes.count() > 1:
+            raise UserError(f"--model {options.model}: batch normalisation needs all classes in one process; start one")
+        if fewest < min(max(data.class_sizes), options.batch_real):
+            raise UserError(f"--model {options.model}: batch normalisation needs as many real images of each class, "
+                            f"and the smallest has {fewest}; choose --batch_real {fewest}")
     if options.method == "BACON" and fewest < 2:
         name = data.class_names[int(np.argmin(data.class_sizes))]
         raise UserError(f"--method BACON: class {name!r} of {data.name} has one training image, of which there is no "
@@ -120,14 +126,15 @@ def check(data: RealData, options):
 def initial_images(data: RealData, draws: Draws, ipc: int, init: str = "real", aug: bool = False) -> Tensor:
     """The set that distillation starts from: (K, ipc, C, H, W), normalised.
 
-    init "real": random real images of each class, or with `aug` four half-size ones in each stored image;
-    "noise": normal noise. Raises UserError as `check_sizes`.
+    init "real": random real images of each class, or with `aug` four half-size ones in each stored image; "whole": one
+    real image in each stored image, with `aug` too; "noise": normal noise. Raises UserError as `check_sizes`.
     """
     check_sizes(data, ipc, aug)
     if init == "noise":
         noise = draws.noise((data.num_classes, ipc, *data.image_shape))
         return torch.as_tensor(noise, dtype=data.dtype, device=data.device)
-    return real_set(data, draws.initial(data.class_sizes, 4 if aug else 1, ipc), aug)
+    tiled = aug and init == "real"
+    return real_set(data, draws.initial(data.class_sizes, 4 if tiled else 1, ipc), tiled)
 
 
 def real_set(data: RealData, positions: np.ndarray, aug: bool) -> Tensor:
@@ -166,6 +173,7 @@ class Distillation:
         self.optimizer = OPTIMIZERS[options.optim](visited, options.lr_img)
         self.strategy = augment.parse_strategy(options.dsa_strategy)
         self.selected = selected(options)
+        self.batch_norm = networks.has_batch_norm(options.model)  # then all classes go through a network at once
         self.own_classes = processes.own_classes(data.num_classes)
         self.unchecked: list[tuple[int, dict[str, Tensor]]] = []  # iteration and terms by class of image updates
 
@@ -188,32 +196,33 @@ class Distillation:
         real = sum(min(size, options.batch_real) for size in self.data.class_sizes)
         synthetic = self.data.num_classes * options.ipc * (4 if options.aug else 1)
         trained = options.fetch_net_num * options.model_train_steps * options.trained_bs
-        return options.outer_loop * options.train_net_num * (real + synthetic) + trained
+        return options.outer_loop * (options.train_net_num * (real + synthetic) + trained)
 
     def step(self, iteration: int) -> dict[str, Tensor]:
-        """One iteration: updates the images, then trains the pool. Returns scalars for the log.
+        """One iteration: in each outer loop, updates the images, then trains the pool. Returns scalars for the log.
 
-        Loss terms are sums over networks and means over classes; `pool` is the accuracy in percent of
-        the networks that were trained. They stay on the device until someone reads them.
+        Loss terms are sums over updates and means over classes; `pool` is the accuracy in percent of the networks
+        that were trained last. They stay on the device until someone reads them.
         """
-        totals = self.match(iteration)
-        if self.options.model_train_steps:
-            totals["pool"] = self.pool.train(iteration)
+        self.pool.grow(iteration)
+        members, totals = self.pool.matching(iteration), {}
+        for loop in range(self.options.outer_loop):
+            for name, value in self.match(members, iteration, loop).items():
+                totals[name] = totals.get(name, 0) + value
+            if self.options.model_train_steps:
+                totals["pool"] = self.pool.train(iteration * self.options.outer_loop + loop)
         if len(self.unchecked) >= UNCHECKED:
             self.check_finite()
         return totals
 
-    def match(self, iteration: int) -> dict[str, Tensor]:
-        """The image updates of an iteration, on a pool that has grown by then; returns the loss terms."""
-        self.pool.grow(iteration)
-        update, totals = 0, {}
-        for loop in range(self.options.outer_loop):
-            for member in self.pool.matching(iteration, loop):
-                terms = self.update_images(member, iteration, update)
-                for name, value in terms.items():
-                    totals[name] = totals.get(name, 0) + value.mean()
-                self.unchecked.append((iteration, terms))
-                update += 1
+    def match(self, members: list[Member], iteration: int, loop: int = 0) -> dict[str, Tensor]:
+        """The image updates of an outer loop, one on each network; returns the loss terms."""
+        totals = {}
+        for k, member in enumerate(members):
+            terms = self.update_images(member, iteration, loop * len(members) + k)
+            for name, value in terms.items():
+                totals[name] = totals.get(name, 0) + value.mean()
+            self.unchecked.append((iteration, terms))
         return totals
 
     def check_finite(self):
@@ -236,7 +245,7 @@ class Distillation:
         data, options = self.data, self.options
         positions = self.draws.real_images(iteration, update, data.class_sizes, options.batch_real)
         operations, parameters = self.draws.siamese(iteration, update, self.strategy, data.num_classes)
-        member.network.eval().requires_grad_(False)
+        member.network.train(self.batch_norm).requires_grad_(False)
         self.optimizer.before()
         gradient, collected = torch.zeros_like(self.images), {}
         for chunk in self._chunks([len(rows) for rows in positions]):
@@ -288,8 +297,9 @@ class Distillation:
     def _embed_real(self, network: ConvNet, real: Tensor, chunk: slice) -> Tensor:
         """Embeddings (k, N, D) of real images (k, N, ...) of k classes; with --ipc1_real of that many of them."""
         options = self.options
+        images = real.flatten(0, 1)
         both = [self.pool.passes.embed_and_classify(network, part, options.embed_last)
-                for part in real.flatten(0, 1).split(self.max_batch)]
+                for part in ([images] if self.batch_norm else images.split(self.max_batch))]
         z_real, logits = (torch.cat(parts).unflatten(0, real.shape[:2]) for parts in zip(*both, strict=True))
         if not self.selected:
             return z_real
@@ -301,6 +311,8 @@ class Distillation:
     def _chunks(self, real_counts: list[int]) -> list[slice]:
         """Runs of this process's classes to take through a network at once: as many real images each, and
         of the synthetic ones, which need a graph, at most `max_batch` together (or one class)."""
+        if self.batch_norm:
+            return [self.own_classes]
         synthetic = self.options.ipc * (4 if self.options.aug else 1)
         chunks, start, stop = [], self.own_classes.start, self.own_classes.stop
         for k in range(start + 1, stop + 1):

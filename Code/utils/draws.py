@@ -25,7 +25,8 @@ def choose(rng: np.random.Generator, population: int, count: int) -> np.ndarray:
 class Draws:
     """The draws of one experiment.
 
-    `loop` counts the outer loops of an iteration, `update` its image updates (one per matching network).
+    `update` counts the image updates of an iteration, one per outer loop and matching network; `turn` counts the outer
+    loops of the whole run, after each of which networks are trained (with one outer loop it is the iteration).
     """
 
     seed: int
@@ -47,9 +48,9 @@ class Draws:
         """Standard normal noise for --init noise."""
         return self._at("initial noise").standard_normal(shape)
 
-    def matching_networks(self, iteration: int, loop: int, candidates: int, count: int) -> np.ndarray:
+    def matching_networks(self, iteration: int, candidates: int, count: int) -> np.ndarray:
         """Which pool networks the images are matched on."""
-        return choose(self._at("matching networks", iteration, loop), candidates, count)
+        return choose(self._at("matching networks", iteration, 0), candidates, count)  # 0: so that old seeds hold
 
     def real_images(self, iteration: int, update: int, class_sizes: list[int], count: int) -> list[np.ndarray]:
         """For each class, positions of `count` distinct real images (all of them in a smaller class)."""
@@ -63,13 +64,13 @@ class Draws:
         operations = [strategy[k] for k in rng.integers(len(strategy), size=classes)] if strategy else []
         return operations, rng.random((classes, 3))
 
-    def trained_networks(self, iteration: int, pool_size: int, count: int) -> np.ndarray:
+    def trained_networks(self, turn: int, pool_size: int, count: int) -> np.ndarray:
         """Which pool networks are trained."""
-        return choose(self._at("trained networks", iteration), pool_size, count)
+        return choose(self._at("trained networks", turn), pool_size, count)
 
-    def training_batch(self, iteration: int, turn: int, step: int, images: int, count: int) -> np.ndarray:
-        """Positions of one batch of distinct real training images."""
-        return choose(self._at("training batch", iteration, turn, step), images, count)
+    def training_batch(self, turn: int, network: int, step: int, images: int, count: int) -> np.ndarray:
+        """Positions of one batch of distinct real images for the `network`-th of the networks that are trained."""
+        return choose(self._at("training batch", turn, network, step), images, count)
 
     def evaluation(self, *place: int | str) -> np.random.Generator:
         """The generator of one evaluation training: order of the images, DSA operations and parameters."""

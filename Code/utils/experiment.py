@@ -111,7 +111,8 @@ def distil(experiment: int, record: Record, interrupts: Interrupts, state: dict 
 
     with progress:
         for iteration in range(first, args.Iteration + 1):
-            due = iteration == args.Iteration or (iteration and iteration % args.eval_interval == 0)
+            due = iteration == args.Iteration or (
+                args.eval_start if iteration == 0 else iteration % args.eval_interval == 0)
             if due and not record.has(experiment, iteration):
                 distillation.check_finite()
                 try:

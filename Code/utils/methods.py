@@ -49,18 +49,18 @@ def _mean(z_syn: Tensor, z_real: Tensor, options) -> dict[str, Tensor]:
 # Source: DM (Zhao and Bilen, arXiv 2110.04181), the defaults of its published `main_DM.py`.
 _DM = Method(
     _mean,
-    recipe={"net_num": 1, "net_generate_interval": 1, "train_net_num": 1, "model_train_steps": 0, "embed_last": 1000,
-            "visits": "joint", "lr_img": 1.0, "aug": False, "syn_ce": False, "ipc1_real": 0},
-    defaults={"model": "ConvNet", "eval_interval": 2000})
+    recipe={"net_start": 1, "net_num": 1, "net_generate_interval": 1, "train_net_num": 1, "model_train_steps": 0,
+            "embed_last": 1000, "visits": "joint", "lr_img": 1.0, "aug": False, "syn_ce": False, "ipc1_real": 0},
+    defaults={"model": "ConvNet", "eval_interval": 2000, "eval_start": True})
 
 # Real images, chosen once. The network whose features they are chosen by is a pool of one, trained beforehand.
 _RANDOM = {"Iteration": 0, "init": "real", "aug": False, "ipc1_real": 0}
-_SELECTION = {**_RANDOM, "net_num": 1, "fetch_net_num": 1, "model_train_steps": 2000, "net_decay": True,
+_SELECTION = {**_RANDOM, "net_start": 1, "fetch_net_num": 1, "model_train_steps": 2000, "net_decay": True,
               "embed_last": 1000}
 
 METHODS = {
     "BACON": Method(_bacon),
-    "IDM": Method(_mean),  # all else of IDM's published commands is as in BACON's
+    "IDM": Method(_mean),  # its published commands, in Command.txt, are nearly BACON's
     "DM": _DM,
     "random": Method(recipe=_RANDOM),
     "herding": Method(select=select.herding, recipe=_SELECTION),

@@ -263,6 +263,11 @@ def check_name(name: str) -> str:
     return name
 
 
+def has_batch_norm(name: str) -> bool:
+    """Whether a ConvNet variant normalises over the images of a batch."""
+    return CONVNETS[name].get("normalisation") == "batch"
+
+
 def get_network(name: str, channel: int, num_classes: int, im_size: int | tuple[int, int],
                 seed: int | None = None) -> nn.Module:
     """A freshly initialised network on the CPU in float32.

@@ -10,8 +10,8 @@ from utils import augment, device, evaluation, methods, networks, passes, source
 from utils.errors import UserError
 
 # Flags of the published scripts that nothing there reads. They are taken so that its commands run.
-DEAD_FLAGS = ("net_train_real", "mismatch_lambda", "dis_metric", "inner_loop", "last", "mismatch_type",
-              "weight_layer_index", "conf_path", "local_num", "local_weight")
+DEAD_FLAGS = ("net_train_real", "no_net_train_real", "mismatch_lambda", "dis_metric", "inner_loop", "last",
+              "mismatch_type", "weight_layer_index", "conf_path", "local_num", "local_weight")
 
 # Flags that leave the result as it is (but for rounding), so that they may change where a run is resumed.
 FREE_ON_RESUME = ("data_path", "save_path", "device", "max_batch", "compile", "resume", "checkpoint_minutes",
@@ -92,8 +92,13 @@ def checkpoint_to_resume(text: str) -> str:
 def _check_pool_network(name: str) -> None:
     if networks.check_name(name) not in networks.CONVNETS:
         raise ValueError(f"{name} has no embedding to match; choose a ConvNet variant")
-    if networks.CONVNETS[name].get("normalisation") == "batch":
-        raise ValueError(f"{name}: batch normalisation mixes the images of a batch; choose another ConvNet variant")
+
+
+def switch(flag: Callable, name: str, default: bool, help: str):
+    """Adds --name and, as the published scripts spell it, --no_name; --no-name, too."""
+    flag(f"--{name}", action="store_true", default=default, help=help)
+    flag(f"--no_{name}", f"--no-{name}", dest=name, action="store_false", default=argparse.SUPPRESS,
+         help=f"no --{name}")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -127,9 +132,8 @@ def _add_task(parser: Parser):
          help=f"{', '.join(methods.METHODS)}, or your own objective as module:function")
     flag("--model", type=accepted_by(_check_pool_network), default="ConvNet_GBN",
          help="ConvNet variant of the pool, and of evaluation mode S")
-    flag("--ipc", type=integer(1), default=1, help="synthetic images per class")
-    flag("--aug", action=argparse.BooleanOptionalAction, default=False,
-         help="each stored image is a 2x2 formation of half-size images")
+    flag("--ipc", type=integer(1), default=50, help="synthetic images per class")
+    switch(flag, "aug", False, "each stored image is a 2x2 formation of half-size images")
     flag("--num_exp", type=integer(1), default=5, help="experiments, each a set of its own")
 
 
@@ -141,7 +145,7 @@ def add_data(parser: Parser):
          help="folder of the data sets; images in <data_path>/<dataset>/{train,test}/<class>/ are taken in "
               "place of the published files, and what is missing is downloaded")
     flag("--im_size", type=integer(1), help="side that images are resized to; None: the data set's own")
-    flag("--zca", action="store_true", help="whiten the images (ZCA)")
+    switch(flag, "zca", False, "whiten the images (ZCA)")
     flag("--save_path", type=path, default="result", help="folder for sets, pictures and records")
     flag("--seed", type=integer(0, MOST_SEED), default=0, help="decides every random draw of the run")
     flag("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: cuda where there is one")
@@ -160,7 +164,9 @@ def add_data(parser: Parser):
 def _add_images(parser: Parser):
     flag = parser.add_argument_group("synthetic images").add_argument
     flag("--Iteration", type=integer(0), default=20000, help="iterations; 0 evaluates the starting set")
-    flag("--init", choices=("real", "noise"), default="real", help="what the images start from")
+    flag("--init", choices=("real", "whole", "noise"), default="real",
+         help="what the images start from: real images, with --aug four small ones in each stored image; whole: one "
+              "real image in each stored image, with --aug too; or noise")
     flag("--optim", choices=("sgd", "adam"), default="sgd", help="optimizer of the images; adam steps class by class")
     flag("--lr_img", type=number(0, above=True), default=1.0, help="learning rate of the images")
     flag("--outer_loop", type=integer(1), default=1, help="image updates per iteration")
@@ -185,8 +191,7 @@ def _add_loss(parser: Parser):
     flag("--clip_weight", type=number(0), default=0.2, help="BACON: weight of the CLIP prior")
     flag("--prior_clip", choices=("published", "embedding"), default="published",
          help="BACON: the CLIP prior on softmaxed mean embeddings as published (always 0), or on the embeddings")
-    flag("--syn_ce", action=argparse.BooleanOptionalAction, default=False,
-         help="add cross-entropy of the synthetic images on the pool network")
+    switch(flag, "syn_ce", False, "add cross-entropy of the synthetic images on the pool network")
     flag("--ce_weight", type=number(0), default=0.1,
          help="weight of the cross-entropy, times the pool network's accuracy in percent")
     flag("--embed_last", type=int, default=-1,
@@ -195,7 +200,9 @@ def _add_loss(parser: Parser):
 
 def _add_pool(parser: Parser):
     flag = parser.add_argument_group("pool of networks trained on real images").add_argument
-    flag("--net_num", type=integer(1), default=100, help="networks in the full pool; the oldest leaves")
+    flag("--net_start", type=integer(1), default=3, help="networks in the pool at the start")
+    flag("--net_num", type=integer(1), default=100,
+         help="networks in the full pool; the oldest leaves, but as published never where this is below --net_start")
     flag("--net_generate_interval", type=integer(1), default=30, help="iterations between fresh networks")
     flag("--net_push_num", type=integer(1), default=1, help="fresh networks each time")
     flag("--train_net_num", type=integer(1), default=2, help="networks the images are matched on per outer loop")
@@ -204,8 +211,7 @@ def _add_pool(parser: Parser):
     flag("--fetch_net_num", type=integer(1), default=2, help="networks trained per iteration")
     flag("--model_train_steps", type=integer(0), default=10, help="training steps of each of these")
     flag("--trained_bs", type=integer(1), default=256, help="batch size of these steps")
-    flag("--net_decay", action=argparse.BooleanOptionalAction, default=False,
-         help="train the pool with momentum 0.9 and weight decay 5e-4")
+    switch(flag, "net_decay", False, "train the pool with momentum 0.9 and weight decay 5e-4")
 
 
 def _add_run(parser: Parser):
@@ -213,6 +219,7 @@ def _add_run(parser: Parser):
     flag("--eval_interval", type=integer(1), default=100,
          help="iterations between evaluations; as published, each resets the accuracies of the pool, which weigh the "
               "cross-entropy, so it changes the images")
+    switch(flag, "eval_start", False, "evaluate the images that the run starts from, too")
     flag("--checkpoint_minutes", type=number(0), default=10.0,
          help="minutes between checkpoints; there is one after each evaluation, too")
     flag("--resume", metavar="PATH", type=checkpoint_to_resume,
@@ -223,7 +230,7 @@ def _add_run(parser: Parser):
 def add_evaluation(parser: Parser):
     """The flags of the evaluation protocol, shared with evaluate.py."""
     flag = parser.add_argument_group("evaluation").add_argument
-    flag("--eval_mode", choices=tuple(evaluation.MODES), default="SS",
+    flag("--eval_mode", choices=tuple(evaluation.MODES), default="S",
          help="networks to evaluate with: S, SS the one named by --model; C that and ConvNet; others vary the "
               "family (M), normalisation (B, N), width (W), depth (D), activation (A) or pooling (P)")
     flag("--num_eval", type=integer(1), default=20, help="fresh networks per evaluation")
@@ -239,9 +246,12 @@ def _check(parser: Parser, options: argparse.Namespace, method: methods.Method):
     if method.objective is None and options.Iteration:
         parser.error(f"--Iteration {options.Iteration}: --method {options.method} chooses its images once; "
                      "leave --Iteration out")
-    if method.select and options.net_num != 1:
-        parser.error(f"--net_num {options.net_num}: --method {options.method} chooses by the features of one network; "
-                     "leave --net_num out")
+    if method.select and options.net_start != 1:
+        parser.error(f"--net_start {options.net_start}: --method {options.method} chooses by the features of one "
+                     "network; leave --net_start out")
+    if networks.has_batch_norm(options.model) and options.visits != "joint":
+        parser.error(f"--model {options.model}: batch normalisation mixes the classes of a batch, so it goes with a "
+                     "joint step (--method DM) alone; choose another ConvNet variant")
     if options.soft_labels and not (options.model_train_steps and (options.Iteration or method.select)):
         parser.error(f"--soft_labels {options.soft_labels:g}: under --method {options.method}, --model_train_steps "
                      f"{options.model_train_steps} and --Iteration {options.Iteration} no pool is trained to take them "
@@ -252,26 +262,35 @@ def _check(parser: Parser, options: argparse.Namespace, method: methods.Method):
 
 
 def parse(description: str, arguments: list[str] | None = None,
-          add_flags: Callable[[Parser], None] = lambda parser: None, **defaults) -> argparse.Namespace:
+          add_flags: Callable[[Parser], None] = lambda parser: None, by_method: dict[str, dict] | None = None,
+          **defaults) -> argparse.Namespace:
     """Parses and checks the command line; a bad one ends the program with one line and exit code 2.
 
-    `add_flags` adds those that a script has for itself.
+    `add_flags` adds those that a script has for itself; `by_method` holds its defaults under single methods.
 
     An option is the flag that is given, or else the method's recipe, the script's default, the method's
     default, the general one.
     """
     parser = build_parser(description, defaults)
     add_flags(parser)
-    general = parser.parse_args(arguments)
-    method = methods.find(general.method)
-    unknown = (method.defaults | method.recipe).keys() - vars(general).keys()
+    known = vars(parser.parse_args([])).keys()
+    name = _method_named(parser, arguments)
+    method = methods.find(name)
+    unknown = (method.defaults | method.recipe).keys() - known
     if unknown:
-        parser.error(f"--method {general.method}: unknown in its recipe: {', '.join(sorted(unknown))}")
-    parser.set_defaults(**method.defaults | defaults | method.recipe)
+        parser.error(f"--method {name}: unknown in its recipe: {', '.join(sorted(unknown))}")
+    parser.set_defaults(**method.defaults | defaults | (by_method or {}).get(name, {}) | method.recipe)
     options = parser.parse_args(arguments)
     _check(parser, options, method)
     drop_dead_flags(parser, options)
     return options
+
+
+def _method_named(parser: Parser, arguments: list[str] | None) -> str:
+    """What --method says, before all else is parsed, because the other defaults (and --help) depend on it."""
+    first = Parser(prog=parser.prog, add_help=False, allow_abbrev=False)
+    first.add_argument("--method", type=accepted_by(methods.find), default=parser.get_default("method"))
+    return first.parse_known_args(arguments)[0].method
 
 
 def drop_dead_flags(parser: Parser, options: argparse.Namespace) -> None:

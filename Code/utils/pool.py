@@ -12,8 +12,6 @@ from utils.draws import Draws
 from utils.networks import get_network
 from utils.passes import Passes
 
-START_SIZE = 3
-
 
 @dataclass
 class Member:
@@ -49,14 +47,17 @@ class Member:
 
 
 class Pool:
-    """A queue of networks: it starts with three, grows at intervals, and drops its oldest when full."""
+    """A queue of networks that grows at intervals, and drops its oldest where it holds --net_num.
+
+    As published, one that starts with more than --net_num (--net_start is 3) never drops any.
+    """
 
     def __init__(self, data: RealData, draws: Draws, options):
         self.data, self.draws, self.options = data, draws, options
         self.passes = Passes(options, data.device)
         self.created = 0
         self.members: list[Member] = []
-        for _ in range(min(START_SIZE, options.net_num)):
+        for _ in range(options.net_start):
             self._add()
 
     def state(self) -> dict:
@@ -86,7 +87,7 @@ class Pool:
         if iteration % self.options.net_generate_interval:
             return
         for _ in range(self.options.net_push_num):
-            if len(self.members) >= self.options.net_num:
+            if len(self.members) == self.options.net_num:
                 self.members.pop(0)
             self._add()
 
@@ -94,31 +95,34 @@ class Pool:
         for member in self.members:
             member.reset_accuracy()
 
-    def matching(self, iteration: int, loop: int) -> list[Member]:
+    def matching(self, iteration: int) -> list[Member]:
         """The --train_net_num networks to match the images on.
 
         --net_begin and --net_end restrict the choice only where that leaves more than ten networks.
         """
         within = self.members[self.options.net_begin:self.options.net_end]
         candidates = within if len(within) > 10 else self.members
-        chosen = self.draws.matching_networks(iteration, loop, len(candidates), self.options.train_net_num)
+        chosen = self.draws.matching_networks(iteration, len(candidates), self.options.train_net_num)
         return [candidates[k] for k in chosen]
 
-    def train(self, iteration: int) -> Tensor:
-        """Trains --fetch_net_num networks for --model_train_steps steps; returns their accuracy in percent."""
-        chosen = self.draws.trained_networks(iteration, len(self.members), self.options.fetch_net_num)
-        for turn in filter(processes.own, range(len(chosen))):
-            self._train(self.members[chosen[turn]], iteration, turn)
-        for turn, k in enumerate(chosen):
-            processes.share(self.members[k].trained_tensors, turn)
+    def train(self, turn: int) -> Tensor:
+        """Trains --fetch_net_num networks for --model_train_steps steps; returns their accuracy in percent.
+
+        `turn` counts the calls, so that the draws of each are its own.
+        """
+        chosen = self.draws.trained_networks(turn, len(self.members), self.options.fetch_net_num)
+        for place in filter(processes.own, range(len(chosen))):
+            self._train(self.members[chosen[place]], turn, place)
+        for place, k in enumerate(chosen):
+            processes.share(self.members[k].trained_tensors, place)
             self.members[k].seen += self.options.model_train_steps * min(self.options.trained_bs, len(self.data.labels))
         return torch.stack([self.members[k].accuracy() for k in chosen]).mean()
 
-    def _train(self, member: Member, iteration: int, turn: int):
+    def _train(self, member: Member, turn: int, place: int):
         member.network.train().requires_grad_(True)
         count, batch = len(self.data.labels), self.options.trained_bs
         for step in range(self.options.model_train_steps):
-            rows = self.draws.training_batch(iteration, turn, step, count, batch)
+            rows = self.draws.training_batch(turn, place, step, count, batch)
             labels = self.data.labels[send(rows, self.data.device)]
             logits = self.passes.train_step(member.network, member.optimizer, self.data.batch(rows), labels)
             member.correct += (logits.argmax(dim=1) == labels).sum()

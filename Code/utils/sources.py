@@ -19,6 +19,8 @@ from torchvision.transforms.v2.functional import resize
 from utils import image_files, unpickle
 from utils.errors import UserError, is_out_of_memory, reason
 
+TINY_TENSORS = "tinyimagenet.pt"
+
 
 class Arrays(NamedTuple):
     """Images are uint8 (N, C, H, W), labels int64 (N,). N is 0 for the test images of a folder without any."""
@@ -131,12 +133,28 @@ def _read_users(root: Path, size: int) -> Arrays:
 
 
 def _read_tiny(root: Path, size: int) -> Arrays:
-    """Tiny-ImageNet, from its folder or its zip."""
+    """Tiny-ImageNet, from its folder or its zip, or from the file that the published script reads."""
     for name in ("tiny-imagenet-200", "tiny-imagenet-200.zip"):
         if (root / name).exists():
             return read_images(root / name, size, 3, image_files.list_tiny_imagenet)
-    raise UserError("neither tiny-imagenet-200/ nor tiny-imagenet-200.zip is there; download it from "
-                    "http://cs231n.stanford.edu/tiny-imagenet-200.zip")
+    if (root / TINY_TENSORS).exists():
+        return _read_tiny_tensors(root / TINY_TENSORS)
+    raise UserError(f"neither tiny-imagenet-200/ nor tiny-imagenet-200.zip nor {TINY_TENSORS} is there; download the "
+                    "zip from http://cs231n.stanford.edu/tiny-imagenet-200.zip")
+
+
+def _read_tiny_tensors(path: Path) -> Arrays:
+    """A dict of tensors: images_train, images_val, uint8 (N, 3, 64, 64), labels_train, labels_val, and classes."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        tensors = [content[f"{kind}_{part}"] for part in ("train", "val") for kind in ("images", "labels")]
+        names = [str(name) for name in content["classes"]]
+    except Exception as error:  # torch raises many kinds
+        raise UserError(f"{path.name}: damaged, or not the published form ({reason(error)}); it holds tensors under "
+                        "images_train, labels_train, images_val, labels_val, and the names of the classes under "
+                        "classes") from None
+    images, labels, test_images, test_labels = tensors
+    return Arrays(images, labels.long(), test_images, test_labels.long(), names)
 
 
 def _read_digits(root: Path, size: int) -> Arrays:
