@@ -143,6 +143,14 @@ def _newest_whole(paths: list[Path]) -> tuple[dict, Path]:
 
 def differences(saved: dict, current: dict) -> str:
     """The options outside FREE_ON_RESUME that are not what they were, in words; empty where there are none."""
+    saved, current = _completed(saved), _completed(current)
     return ", ".join(f"--{name} {saved.get(name)} (not {current.get(name)})"
                      for name in sorted((saved.keys() | current.keys()) - set(FREE_ON_RESUME))
                      if saved.get(name) != current.get(name))
+
+
+def _completed(options: dict) -> dict:
+    """The options of a run, also of one from before some of them were there, as they acted then."""
+    modes = {"SS": "S"}  # two names of one thing
+    return {"net_start": min(3, options.get("net_num", 3)), "eval_start": False, **options,
+            "eval_mode": modes.get(options.get("eval_mode"), options.get("eval_mode"))}
