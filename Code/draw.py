@@ -1,12 +1,12 @@
 """Draws the pictures of README: a distilled set beside real images, Fig/hero.png, and the method, Fig/method.png.
 
-    python3 -u draw.py --synthetic ../Distilled/CIFAR10/BACON_ipc10.pt --data_path data --random 33.3 --start 42.62
+    python3 -u draw.py --synthetic ../Distilled/CIFAR10/BACON_ipc10.pt --data_path data --random 30.69 --start 42.62
 
-The distilled accuracy is that of the set's card. --random and --start are accuracies in %, by the same protocol, of what
-stands beside the set: random real images and the random formation that distillation started from. They come from
+The distilled accuracy is that of the set's card. --random and --start are accuracies in %, by the same protocol, of
+what stands beside the set: random real images, and the random formation that distillation started from. They come from
 
     python3 -u BACON_cifar10.py --method random --ipc 10 --model ConvNet --num_exp 1 --num_eval 3 \\
-        --epoch_eval_train 200 --precision bf16 --compile --save_path result/random
+        --epoch_eval_train 200 --compile --save_path result/random
     python3 -u BACON_cifar10.py --method random --aug --ipc 10 --model ConvNet --num_exp 1 --num_eval 3 \\
         --epoch_eval_train 200 --precision bf16 --compile --save_path result/start
 """
@@ -111,9 +111,8 @@ def box(axes: Axes, x: float, y: float, width: float, height: float, color: str 
 
 
 def arrow(axes: Axes, *points: tuple[float, float], color: str = INK) -> None:
-    """Lines from point to point, the last with a head."""
-    for start, end in zip(points[:-2], points[1:-1], strict=True):
-        axes.plot(*zip(start, end, strict=True), color=color, linewidth=1.4, solid_capstyle="round", zorder=2)
+    """Lines from point to point, with a head at the last."""
+    axes.plot(*zip(*points[:-1], strict=True), color=color, linewidth=1.4, solid_capstyle="round", zorder=2)
     axes.annotate("", points[-1], points[-2], zorder=2,
                   arrowprops={"arrowstyle": "-|>", "color": color, "linewidth": 1.4, "shrinkA": 0, "shrinkB": 0,
                               "mutation_scale": 13})
@@ -191,8 +190,8 @@ def main() -> None:
     real = data.load(meta["dataset"], args.data_path)
     images = stored_images(record, real)
     note = f" ({card['note']})" if card["note"] else ""
-    about = (f"{meta['dataset']}{note}, {meta['ipc']} images per class, {meta['iteration'][0]:,} of {paper.ITERATIONS:,} "
-             f"iterations.\nTest accuracy of {evaluation['model']} trained on such a set alone, "
+    about = (f"{meta['dataset']}{note}, {meta['ipc']} images per class, {meta['iteration'][0]:,} of "
+             f"{paper.ITERATIONS:,} iterations.\nTest accuracy of {evaluation['model']} trained on such a set alone, "
              f"{evaluation['epoch_eval_train'] + 1:,} of {paper.EPOCHS + 1:,} epochs.")
     accuracies = {"random": args.random, "start": args.start, "distilled": 100 * evaluation["mean"]}
     files.make_folder(args.save_path)

@@ -18,7 +18,6 @@ import utils
 from conftest import ROOT, TINY, call_script, run_script
 from utils import files, storage
 from utils.errors import UserError
-from utils.record import table_cell
 
 CARDS = sorted((ROOT / "Distilled").glob("*/*.json"))
 QUICK = ["--num_eval", 2, "--epoch_eval_train", 1]
