@@ -26,6 +26,7 @@ from torch import Tensor
 from utils import augment, data, files, options, paper, storage
 from utils.distill import initial_images
 from utils.draws import Draws
+from utils.errors import UserError
 from utils.experiment import reported
 from utils.figures import INK, PAPER, SERIES, STYLE
 
@@ -49,14 +50,27 @@ def parse() -> Namespace:
     return parser.parse_args()
 
 
+def read_card(path: Path) -> dict:
+    """The card beside a set; UserError where there is none, or the set is too small for the picture."""
+    try:
+        card = json.loads(path.with_suffix(".json").read_text())
+    except (OSError, ValueError):
+        raise UserError(f"--synthetic {path}: its card, .json, is missing or damaged; name a set that publish.py "
+                        "left") from None
+    if card["ipc"] < PER_CLASS or card["formation"] != 2:
+        raise UserError(f"--synthetic {path}: the pictures show 2x2 formations, {PER_CLASS} of a class; name a set of "
+                        "more images, made with --aug")
+    return card
+
+
 def stored_images(record: dict, real: data.RealData) -> dict[str, Tensor]:
     """Pixels (K, ipc, C, H, W) in 0..1 of random real images, of the start and of the distilled set."""
     meta = record["meta"]
-    draws, aug = Draws(meta["seed"]), meta["formation"] == 2
-    distilled = record["data"][0][0].unflatten(0, (real.num_classes, meta["ipc"]))
-    sets = {"random": initial_images(real, draws, meta["ipc"]),
-            "start": initial_images(real, draws, meta["ipc"], aug=aug), "distilled": distilled}
-    return {name: real.pixels(images.flatten(0, 1)).unflatten(0, images.shape[:2]) for name, images in sets.items()}
+    draws, ipc, classes = Draws(meta["seed"]), meta["ipc"], len(meta["class_names"])
+    sets = {"random": real.pixels(initial_images(real, draws, ipc).flatten(0, 1)),
+            "start": real.pixels(initial_images(real, draws, ipc, aug=True).flatten(0, 1)),
+            "distilled": storage.pixels(record["data"][0][0], meta)}
+    return {name: pixels.unflatten(0, (classes, ipc)) for name, pixels in sets.items()}
 
 
 def picture(image: Tensor) -> np.ndarray:
@@ -185,9 +199,12 @@ def method(real: Tensor, stored: Tensor) -> Axes:
 
 def main() -> None:
     args = parse()
-    record, card = storage.load(args.synthetic), json.loads(args.synthetic.with_suffix(".json").read_text())
+    record, card = storage.load(args.synthetic), read_card(args.synthetic)
     meta, evaluation = record["meta"], card["evaluation"][0]
     real = data.load(meta["dataset"], args.data_path)
+    if real.class_names != meta["class_names"]:
+        raise UserError(f"--data_path {args.data_path}: its classes are not those of {args.synthetic}; name the folder "
+                        "of the data set that it was made from")
     images = stored_images(record, real)
     note = f" ({card['note']})" if card["note"] else ""
     about = (f"{meta['dataset']}{note}, {meta['ipc']} images per class, {meta['iteration'][0]:,} of "
