@@ -37,12 +37,12 @@ def run_script(script: str, *arguments, cwd: Path = CODE, expect: int = 0) -> su
     return done
 
 
-def call_script(script: str, *arguments, expect: int = 0) -> subprocess.CompletedProcess:
+def call_script(script: str, *arguments, cwd: Path = CODE, expect: int = 0) -> subprocess.CompletedProcess:
     """The same within this process, which saves the seconds that importing PyTorch takes."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     argv, sys.argv = sys.argv, [script, *map(str, arguments)]
     try:
-        with contextlib.chdir(CODE), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             runpy.run_path(script, run_name="__main__")
     except SystemExit as end:
         code = end.code or 0

@@ -13,11 +13,10 @@ from PIL import Image
 
 import formats
 import report
-from conftest import ROOT, TINY, call_script, run_script
+from conftest import TINY, call_script, run_script
 from utils import device, evaluation, figures, files, storage
 from utils.distill import initial_images
 from utils.draws import Draws
-from utils.paper import PAPER
 
 RUN = "BACON_MNIST_ConvNetW32_1ipc"
 HOSTILE = ["$x_1$ & | *y*", "<script>alert(1)", "_" + "long" * 30]
@@ -216,17 +215,6 @@ def test_confusion_is_a_share_of_the_true_class():
 def test_a_run_is_measured_by_its_published_command(method, dataset, ipc, expected):
     whole = vars(report.published(Namespace(method=method, dataset=dataset, ipc=ipc)))
     assert tuple(whole[name] for name in report.SPARED if name in whole) == expected
-
-
-def test_readme_has_the_papers_numbers():
-    readme = (ROOT / "README.md").read_text()
-    for dataset in PAPER["BACON"]:
-        label = {"FashionMNIST": "Fashion-MNIST", "TinyImageNet": "Tiny-ImageNet"}.get(
-            dataset, re.sub("CIFAR", "CIFAR-", dataset))
-        for ipc in (1, 10, 50):
-            numbers = [PAPER[method].get(dataset, {}).get(ipc) for method in ("DM", "IDM", "BACON")]
-            cells = " | ".join(f"{number:g}" if number else "-" for number in numbers)
-            assert f"| {label} | {ipc} | {cells} |" in readme
 
 
 def browse(address, folder, *flags):
