@@ -23,12 +23,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch, Polygon
 from torch import Tensor
 
-from utils import augment, data, files, options, paper, storage
+from utils import augment, data, paper, storage
 from utils.distill import initial_images
 from utils.draws import Draws
-from utils.errors import UserError
-from utils.experiment import reported
 from utils.figures import INK, PAPER, SERIES, STYLE
+from utils.options import as_path, finite_number, new_parser
+from utils.system import files
+from utils.system.errors import UserError
+from utils.system.reporting import reported
 
 PER_INCH = 160  # pixels: 1,600 of the pictures' 10 inches, twice the width of a page on GitHub
 FIG = Path(__file__).resolve().parents[1] / "Fig"
@@ -39,14 +41,14 @@ UPPER, LOWER = 29.7, 13.4  # where the drawing has real and synthetic images
 
 
 def parse() -> Namespace:
-    parser = options.new_parser(__doc__)
-    parser.add_argument("--synthetic", type=options.path, required=True, help="a set with its card beside it")
-    parser.add_argument("--data_path", type=options.path, default="data", help="folder of the data sets")
-    parser.add_argument("--random", type=options.number(0, 100), required=True,
+    parser = new_parser(__doc__)
+    parser.add_argument("--synthetic", type=as_path, required=True, help="a set with its card beside it")
+    parser.add_argument("--data_path", type=as_path, default="data", help="folder of the data sets")
+    parser.add_argument("--random", type=finite_number(0, 100), required=True,
                         help="accuracy in %% of random real images")
-    parser.add_argument("--start", type=options.number(0, 100), required=True,
+    parser.add_argument("--start", type=finite_number(0, 100), required=True,
                         help="accuracy in %% of the random formation")
-    parser.add_argument("--save_path", type=options.path, default=FIG, help="folder for the pictures")
+    parser.add_argument("--save_path", type=as_path, default=FIG, help="folder for the pictures")
     return parser.parse_args()
 
 
@@ -198,22 +200,22 @@ def method(real: Tensor, stored: Tensor) -> Axes:
 
 
 def main() -> None:
-    args = parse()
-    record, card = storage.load(args.synthetic), read_card(args.synthetic)
+    options = parse()
+    record, card = storage.load(options.synthetic), read_card(options.synthetic)
     meta, evaluation = record["meta"], card["evaluation"][0]
-    real = data.load(meta["dataset"], args.data_path)
+    real = data.load(meta["dataset"], options.data_path)
     if real.class_names != meta["class_names"]:
-        raise UserError(f"--data_path {args.data_path}: its classes are not those of {args.synthetic}; name the folder "
-                        "of the data set that it was made from")
+        raise UserError(f"--data_path {options.data_path}: its classes are not those of {options.synthetic}; name the "
+                        "folder of the data set that it was made from")
     images = stored_images(record, real)
     note = f" ({card['note']})" if card["note"] else ""
     about = (f"{meta['dataset']}{note}, {meta['ipc']} images per class, {meta['iteration'][0]:,} of "
              f"{paper.ITERATIONS:,} iterations.\nTest accuracy of {evaluation['model']} trained on such a set alone, "
              f"{evaluation['epoch_eval_train'] + 1:,} of {paper.EPOCHS + 1:,} epochs.")
-    accuracies = {"random": args.random, "start": args.start, "distilled": 100 * evaluation["mean"]}
-    files.make_folder(args.save_path)
-    save(hero(images, accuracies, real.class_names, about), args.save_path / "hero.png")
-    save(method(images["random"][-3, 1:], images["distilled"][-3, 0]), args.save_path / "method.png")
+    accuracies = {"random": options.random, "start": options.start, "distilled": 100 * evaluation["mean"]}
+    files.make_folder(options.save_path)
+    save(hero(images, accuracies, real.class_names, about), options.save_path / "hero.png")
+    save(method(images["random"][-3, 1:], images["distilled"][-3, 0]), options.save_path / "method.png")
 
 
 if __name__ == "__main__":

@@ -17,10 +17,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from utils import files, options, paper, storage
-from utils.errors import UserError
-from utils.experiment import reported
-from utils.record import in_file_names, is_finished, percent, records_of, table_cell
+from utils import paper, storage
+from utils.options import as_path, new_parser
+from utils.run_files import in_file_names, is_finished, records_of
+from utils.summary import percent, table_cell
+from utils.system import files
+from utils.system.errors import UserError
+from utils.system.reporting import reported
 
 TITLE = "# Distilled sets"
 INTRODUCTION = """
@@ -158,22 +161,22 @@ def refuse_other_page(readme: Path) -> None:
 
 
 def main() -> None:
-    parser = options.new_parser(__doc__)
-    parser.add_argument("sets", nargs="+", type=options.path, help="res_*.pt files, where their runs left them")
-    parser.add_argument("--to", type=options.path, default=Path(__file__).resolve().parents[1] / "Distilled",
+    parser = new_parser(__doc__)
+    parser.add_argument("sets", nargs="+", type=as_path, help="res_*.pt files, where their runs left them")
+    parser.add_argument("--to", type=as_path, default=Path(__file__).resolve().parents[1] / "Distilled",
                         help="folder to share")
     parser.add_argument("--note", default="", help="what else is to be known of the data set")
-    args, flags = parser.parse_known_args()
+    options, flags = parser.parse_known_args()
     if "--fair" in flags:
         parser.error("--fair: a card holds accuracies of the set alone; leave it out")
-    for path in args.sets:
+    for path in options.sets:
         if path.suffix != ".pt":  # the value of a flag of evaluate.py, which this parser does not know
             parser.error(f"{path}: not a .pt file; name the sets first, then the flags of evaluate.py")
     with reported(alone=True):
-        refuse_other_page(args.to / "README.md")
-        for path in args.sets:
-            publish(path, args.to, args.note, flags)
-            files.write_text(args.to / "README.md", page(args.to))
+        refuse_other_page(options.to / "README.md")
+        for path in options.sets:
+            publish(path, options.to, options.note, flags)
+            files.write_text(options.to / "README.md", page(options.to))
 
 
 if __name__ == "__main__":

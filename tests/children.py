@@ -19,7 +19,8 @@ import sklearn.model_selection  # noqa: F401, as in the line above: loading the 
 import torch
 
 import evaluate  # noqa: F401, for what the scripts import
-from utils import logs, pool, storage
+from utils import pool, storage
+from utils.system import logs
 
 TESTS = Path(__file__).resolve().parent
 SERVER = multiprocessing.get_context("forkserver")

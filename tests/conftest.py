@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils import data as datasets
 from utils import options
+from utils.data import RealData
 
 if not os.environ.get("BACON_TEST_GPU"):  # tests are of the CPU, but for one in test_gpu.py
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -56,8 +56,8 @@ def call_script(script: str, *arguments, cwd: Path = CODE, expect: int = 0) -> s
 def digits():
     """A function that loads the bundled digits in a given dtype."""
 
-    def load(dtype: torch.dtype = torch.float32) -> datasets.RealData:
-        data = datasets.load("digits", "")
+    def load(dtype: torch.dtype = torch.float32) -> RealData:
+        data = load("digits", "")
         data.dtype = dtype
         return data
 
@@ -69,8 +69,8 @@ def make_options():
     """A function that builds the options of a small run on the digits from flags."""
 
     def make(*flags):
-        return options.parse("", [str(flag) for flag in flags], dataset="digits", model="ConvNetW32", ipc=1, lr_img=0.2,
-                             batch_real=16, trained_bs=16, model_train_steps=2, embed_last=1000,
-                             compile=False)
+        return options.parse_options("", [str(flag) for flag in flags], dataset="digits", model="ConvNetW32", ipc=1,
+                                     lr_img=0.2, batch_real=16, trained_bs=16, model_train_steps=2, embed_last=1000,
+                                     compile=False)
 
     return make

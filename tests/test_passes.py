@@ -13,7 +13,7 @@ from utils import evaluation, options
 from utils.distill import Distillation
 from utils.draws import Draws
 from utils.networks import get_network
-from utils.passes import Passes
+from utils.networks.batches import BatchRunner
 
 CPU = torch.device("cpu")
 
@@ -48,15 +48,15 @@ def test_bf16_is_near_and_keeps_losses_in_fp32(digits, make_options):
 @pytest.mark.parametrize("flags, expected", [("", True), ("--Iteration 1000", True), ("--Iteration 999", False),
                                              ("--no_compile", False), ("--Iteration 999 --compile", True)])
 def test_long_runs_are_compiled_on_a_cpu(flags, expected):
-    assert Passes(options.parse("", flags.split()), CPU).compiled is expected
+    assert BatchRunner(options.parse_options("", flags.split()), CPU).compiled is expected
 
 
 @pytest.mark.parametrize("flags, trained, expected", [
     ("", 40_000, True), ("", 39_999, False), ("--no_compile", 10**9, False), ("--compile", 0, True)])
 def test_long_evaluations_are_compiled_on_a_cpu(flags, trained, expected):
     """By the images that one network is trained on, so that it depends on the options and the set alone."""
-    given = options.parse("", ["--Iteration", "0", *flags.split()])
-    assert Passes(given, CPU, trained).compiled is expected
+    given = options.parse_options("", ["--Iteration", "0", *flags.split()])
+    assert BatchRunner(given, CPU, trained).compiled is expected
 
 
 def test_evaluation_says_how_long_it_is(digits, make_options, monkeypatch):
@@ -67,7 +67,7 @@ def test_evaluation_says_how_long_it_is(digits, make_options, monkeypatch):
         lengths.append(trained)
         raise InterruptedError
 
-    monkeypatch.setattr(evaluation, "Passes", note)
+    monkeypatch.setattr(evaluation, "BatchRunner", note)
     data = digits()
     with pytest.raises(InterruptedError):
         evaluation.evaluate(data.images[:40], data.labels[:40], data, "MLP", make_options(), Draws(0), ("test",))
@@ -76,12 +76,12 @@ def test_evaluation_says_how_long_it_is(digits, make_options, monkeypatch):
 
 def test_batch_normalisation_sees_whole_batches():
     """In training its statistics are those of the batch, so the batch is not taken in parts."""
-    passes = Passes(Namespace(compile=True, precision="fp32"), CPU)
+    runner = BatchRunner(Namespace(compile=True, precision="fp32"), CPU)
     batch = torch.zeros(100, 1)
     for name, parts in (("ConvNetBN", 1), ("ConvNet", 4)):
         network = get_network(name, 1, 10, 16)
-        assert len(passes._parts(network, batch)) == parts
-        assert len(passes._parts(network.eval(), batch)) == 4
+        assert len(runner._parts(network, batch)) == parts
+        assert len(runner._parts(network.eval(), batch)) == 4
 
 
 @pytest.mark.parametrize("count, sizes", [
@@ -89,8 +89,8 @@ def test_batch_normalisation_sees_whole_batches():
     (0, [])])
 def test_parts_are_alike_where_they_can_be(count, sizes):
     """So that one compilation serves all; a rest is not compiled."""
-    passes = Passes(Namespace(compile=True, precision="fp32"), CPU)
-    parts = passes._parts(get_network("MLP", 1, 10, 8), torch.zeros(count, 1))
+    runner = BatchRunner(Namespace(compile=True, precision="fp32"), CPU)
+    parts = runner._parts(get_network("MLP", 1, 10, 8), torch.zeros(count, 1))
     assert [len(part) for part in parts if len(part)] == sizes
 
 
@@ -107,10 +107,10 @@ def test_only_whole_parts_are_compiled(compiled, noted, monkeypatch):
             layouts.add(x.stride())
             return x
 
-    monkeypatch.setattr("utils.passes._compiled", compile_)
+    monkeypatch.setattr("utils.batches._compiled", compile_)
     images = torch.arange(70.0).reshape(70, 1, 1, 1).expand(70, 3, 4, 5).contiguous()
-    passes = Passes(Namespace(compile=compiled, precision="fp32"), CPU)
-    assert torch.equal(passes.classify(Pass(), images), images)
+    runner = BatchRunner(Namespace(compile=compiled, precision="fp32"), CPU)
+    assert torch.equal(runner.classify(Pass(), images), images)
     assert sizes == noted and layouts == {(60, 1, 15, 3) if compiled else (60, 20, 5, 1)}
 
 
@@ -118,7 +118,7 @@ def test_only_whole_parts_are_compiled(compiled, noted, monkeypatch):
     (None, True, False), ("fp32", False, False), ("tf32", True, True), ("bf16", False, False)])
 def test_tf32_on_a_gpu_is_as_pytorch_has_it_unless_asked_for(precision, convolutions, products):
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = True, False  # PyTorch's defaults
-    Passes(Namespace(compile=False, precision=precision), torch.device("cuda"))
+    BatchRunner(Namespace(compile=False, precision=precision), torch.device("cuda"))
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (convolutions, products)
 
 

@@ -16,8 +16,9 @@ import children
 import publish
 import utils
 from conftest import ROOT, TINY, call_script, run_script
-from utils import files, storage
-from utils.errors import UserError
+from utils import storage
+from utils.system import files
+from utils.system.errors import UserError
 
 CARDS = sorted((ROOT / "Distilled").glob("*/*.json"))
 QUICK = ["--num_eval", 2, "--epoch_eval_train", 1]

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from utils import files, logs
-from utils.errors import UserError, reason
+from ..system import files, logs
+from ..system.errors import UserError, reason
 
 ANEW = "unpack or download tiny-imagenet-200.zip again, whose layout is to stay as published"
 LIKE_TEST = {"test", "Test", "val", "valid", "validation"}  # folders that someone means for testing

@@ -17,12 +17,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from utils.errors import UserError, is_out_of_memory, reason
+from .errors import UserError, is_out_of_memory, reason
 
 PATIENCE = timedelta(days=1)  # an evaluation that others wait for takes long; a process that ends is noticed at once
 
 
-class Lost(Exception):
+class ProcessLost(Exception):
     """Another process of the run has ended, so this one cannot go on."""
 
     exit_code = 1
@@ -32,7 +32,7 @@ def started_by_torchrun() -> bool:
     return dist.is_torchelastic_launched()
 
 
-def count() -> int:
+def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -41,7 +41,7 @@ def rank() -> int:
 
 
 @contextlib.contextmanager
-def joined(device: torch.device):
+def process_group(device: torch.device):
     """Around a run: joins the other processes that torchrun started, if it did. Only the first one prints."""
     if not started_by_torchrun():
         yield
@@ -67,44 +67,44 @@ def _others_alive():
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        raise Lost(f"process {rank()}: another process of this run has ended ({reason(error)}); continue with --resume "
-                   "auto and any number of processes") from None
+        raise ProcessLost(f"process {rank()}: another process of this run has ended ({reason(error)}); continue with "
+                          "--resume auto and any number of processes") from None
 
 
 def own_classes(classes: int) -> slice:
     """The classes whose gradients this process computes. UserError where there are fewer than processes."""
-    if count() > classes:
-        raise UserError(f"torchrun: {count()} processes cannot share {classes} classes; start at most {classes}")
-    return slice(classes * rank() // count(), classes * (rank() + 1) // count())
+    if world_size() > classes:
+        raise UserError(f"torchrun: {world_size()} processes cannot share {classes} classes; start at most {classes}")
+    return slice(classes * rank() // world_size(), classes * (rank() + 1) // world_size())
 
 
-def own(turn: int) -> bool:
+def is_own_turn(turn: int) -> bool:
     """Whether the turn-th of several equal pieces of work is this process's."""
-    return turn % count() == rank()
+    return turn % world_size() == rank()
 
 
-def add_up(*tensors: Tensor) -> None:
+def all_reduce(*tensors: Tensor) -> None:
     """Replaces each tensor by its sum over the processes."""
-    if count() > 1:
+    if world_size() > 1:
         with _others_alive():
             for tensor in tensors:
                 dist.all_reduce(tensor)
 
 
-def share(list_tensors: Callable[[], list[Tensor]], turn: int) -> None:
+def broadcast(list_tensors: Callable[[], list[Tensor]], turn: int) -> None:
     """Gives everyone the tensors of the process that did the turn-th piece of work, in one message."""
-    if count() > 1:
+    if world_size() > 1:
         tensors = list_tensors()
         message = torch.cat([tensor.flatten() for tensor in tensors])
         with _others_alive():
-            dist.broadcast(message, turn % count())
+            dist.broadcast(message, turn % world_size())
         for tensor, part in zip(tensors, message.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
 
-def agree(number: int) -> int:
+def all_reduce_max(number: int) -> int:
     """The largest of the processes' numbers. On the CPU, so that a GPU is not waited for."""
-    if count() == 1:
+    if world_size() == 1:
         return number
     numbers = torch.tensor(number)
     with _others_alive():
@@ -112,12 +112,12 @@ def agree(number: int) -> int:
     return int(numbers)
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Comes back when every process has come here."""
-    agree(0)
+    all_reduce_max(0)
 
 
-def first_only(function: Callable[..., None]) -> Callable[..., None]:
+def main_process_only(function: Callable[..., None]) -> Callable[..., None]:
     """Decorates what only the first process is to do, such as writing a file."""
 
     @functools.wraps(function)
@@ -129,18 +129,18 @@ def first_only(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @contextlib.contextmanager
-def first_goes_first():
+def main_process_first():
     """The others do this when the first has done it, so that they find what it downloaded."""
     if rank() > 0:
-        wait_for_all()
+        barrier()
     yield
     if rank() == 0:
-        wait_for_all()
+        barrier()
 
 
-def first_decides(decide: Callable[[], object]):
+def broadcast_object(decide: Callable[[], object]):
     """What `decide` returns in the first process, which alone calls it."""
-    if count() == 1:
+    if world_size() == 1:
         return decide()
     answer = [decide() if rank() == 0 else None]
     with _others_alive():

@@ -34,7 +34,7 @@ def _compiled(function):
     return torch.compile(function, dynamic=False)
 
 
-class Passes:
+class BatchRunner:
     """Takes batches through networks as --precision, --compile and the device say.
 
     Whatever the precision, parameters, results, losses and optimizers keep the type of the images.

@@ -9,9 +9,9 @@ its own: networks, augmentation operations and losses on (N, D) embeddings.
 import torch
 import torch.nn.functional as F
 
-from utils import augment, losses
-from utils.draws import Draws
-from utils.networks import get_network
+from . import augment, losses
+from .draws import Draws
+from .networks import get_network
 
 
 class ErrorMeter:
