@@ -29,7 +29,7 @@ from utils.data import RealData, load_data
 from utils.distill import Distillation
 from utils.draws import generator
 from utils.networks import get_network
-from utils.networks.batches import BatchRunner
+from utils.networks.batches import is_compiled
 from utils.options import PUBLISHED_MNIST, Parser, parse_options, whole_number
 from utils.run_files import circumstances, plain, run_name
 from utils.system import device, distributed, files, memory
@@ -217,7 +217,7 @@ def compare(data: RealData, options) -> None:
 def about(data: RealData, options) -> dict:
     """The circumstances of a figure, and what else a benchmark depends on."""
     return {**circumstances(data.device),
-            "torch": str(torch.__version__), "compiled": BatchRunner(options, data.device).compiled,
+            "torch": str(torch.__version__), "compiled": is_compiled(options.compile, data.device, options.Iteration),
             "options": plain(options)}
 
 
@@ -303,7 +303,7 @@ def main() -> None:
         memory.keep_freed_memory()
     with distributed.process_group(device.find(options.device)), memory.enough_memory(options.max_batch):
         data = load_data(options)
-        if BatchRunner(options, data.device).compiled and options.only != "reference":
+        if is_compiled(options.compile, data.device, options.Iteration) and options.only != "reference":
             check_compiler(data.device)
         if options.only:
             print(json.dumps(LOOPS[options.only](data, options)))

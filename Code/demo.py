@@ -83,7 +83,7 @@ def main() -> None:
     compared = [compare(ipc, ["--save_path", options.save_path, "--resume", options.resume]) for ipc in (1, 10)]
     records = [record for _, record in compared]
     rows = [row for rows, _ in compared for row in rows] + [whole_set()]
-    curve = records[0].args.save_path / "demo_accuracy.png"
+    curve = records[0].options.save_path / "demo_accuracy.png"
     plot(compared, curve)
     print(f"\n{'trained on':36} images per class   test accuracy ({len(rows[0].accuracies)} networks)")
     for row in rows:

@@ -48,7 +48,7 @@ def parse() -> tuple[Namespace, dict]:
                        help="with --fair: epochs on the whole training set, less 1")
     add_data(parser)
     add_evaluation(parser)
-    parser.set_defaults(num_eval=5)
+    parser.set_defaults(num_eval=5, Iteration=0)
     path = parser.parse_args().synthetic
     record = {"data": [], "meta": {}} if os.path.isdir(path) else storage.load(path)
     used = record["meta"].get("options", {})

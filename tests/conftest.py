@@ -56,12 +56,12 @@ def call_script(script: str, *arguments, cwd: Path = CODE, expect: int = 0) -> s
 def digits():
     """A function that loads the bundled digits in a given dtype."""
 
-    def load(dtype: torch.dtype = torch.float32) -> RealData:
+    def load_digits(dtype: torch.dtype = torch.float32) -> RealData:
         data = load("digits", "")
         data.dtype = dtype
         return data
 
-    return load
+    return load_digits
 
 
 @pytest.fixture

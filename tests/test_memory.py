@@ -1,7 +1,6 @@
 """--max_batch follows free memory, changes no result, and a run says how much memory it took."""
 
 import re
-from argparse import Namespace
 
 import pytest
 import torch
@@ -104,7 +103,7 @@ def test_short_memory_gives_the_same_images(digits, make_options, monkeypatch):
 
 def test_short_memory_gives_the_same_accuracy(digits, monkeypatch):
     data, network = digits(), get_network("ConvNetW32", 1, 10, 16, seed=0)
-    runner = BatchRunner(Namespace(compile=False, precision="fp32"), CPU)
+    runner = BatchRunner(CPU, "fp32", False)
     expected = evaluation.test(network, data, None, runner)
     set_free_memory(monkeypatch, 1e7)
     assert evaluation.test(network, data, None, runner) == expected
@@ -113,7 +112,7 @@ def test_short_memory_gives_the_same_accuracy(digits, monkeypatch):
 def test_training_takes_images_that_are_not_normalised_yet(digits, make_options):
     """The whole training set need not be there in float32."""
     data, options = digits(), make_options("--epoch_eval_train", 1)
-    runner = BatchRunner(options, CPU)
+    runner = BatchRunner(CPU, options.precision, False)
     raw, ready = (get_network("ConvNetW32", 1, 10, 16, seed=0) for _ in range(2))
     evaluation.train(raw, data.images[:80], data.labels[:80], options, generator(0), runner, normalise=data.normalise)
     evaluation.train(ready, data.normalise(data.images[:80]), data.labels[:80], options, generator(0), runner)

@@ -13,7 +13,7 @@ import pytest
 from conftest import CODE, ROOT, call_script
 from utils import storage
 from utils.paper import PAPER
-from utils.record import table_cell
+from utils.summary import table_cell
 
 README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]

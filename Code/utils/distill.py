@@ -58,7 +58,7 @@ def check(data: RealData, options):
     if options.method == "BACON" and fewest < 2:
         name = data.class_names[int(np.argmin(data.class_sizes))]
         raise UserError(f"--method BACON: class {name!r} of {data.name} has one training image, of which there is no "
-                        "deviation; add images, or choose another method")
+                        "standard deviation; add images, or choose another method")
 
 
 def initial_images(data: RealData, draws: Draws, ipc: int, init: str = "real", aug: bool = False) -> Tensor:

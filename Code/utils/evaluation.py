@@ -10,7 +10,7 @@ from . import augment
 from .data import RealData
 from .draws import Draws
 from .networks import get_network
-from .networks.batches import BatchRunner
+from .networks.batches import BatchRunner, is_compiled
 from .system import device, distributed, memory
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
@@ -95,7 +95,9 @@ def trained_network(images: Tensor, labels: Tensor, data: RealData, model: str, 
 
 def runner_for(options, data: RealData, labels: Tensor) -> BatchRunner:
     """How networks that are evaluated on a set of these labels are trained and tested."""
-    return BatchRunner(options, data.device, trained=len(labels) * (options.epoch_eval_train + 1))
+    compiled = is_compiled(options.compile, data.device, options.Iteration,
+                           trained=len(labels) * (options.epoch_eval_train + 1))
+    return BatchRunner(data.device, options.precision, compiled)
 
 
 def evaluate(images: Tensor, labels: Tensor, data: RealData, model: str, options, draws: Draws,

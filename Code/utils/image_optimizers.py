@@ -31,9 +31,11 @@ class VisitedSGD:
         self.velocity *= decay
 
     def before(self):
+        """Brings the images of each class, in place, to where they are at the class's own visit."""
         self._coast(self.earlier)
 
     def step(self, gradient: Tensor):
+        """The rest of the round. gradient (K, ...): that of each class at its own visit."""
         self.velocity.mul_(self.momentum).add_(gradient)
         self.images -= self.lr * self.velocity
         self._coast(len(self.images) - 1 - self.earlier)
@@ -58,10 +60,12 @@ class VisitedAdam:
         self.images[classes] -= self.lr / (1 - beta1 ** count) * mean / denominator
 
     def before(self):
+        """As `VisitedSGD.before`."""
         for visit in range(len(self.images) - 1):
             self._step(slice(visit + 1, None), self.steps + visit + 1, 0.0)
 
     def step(self, gradient: Tensor):
+        """As `VisitedSGD.step`."""
         for visit in range(len(self.images)):
             if visit:
                 self._step(slice(None, visit), self.steps + visit + 1, 0.0)

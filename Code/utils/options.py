@@ -185,7 +185,8 @@ def _add_loss(parser: Parser):
     flag = parser.add_argument_group("loss").add_argument
     flag("--nll_weight", type=finite_number(0), default=1.0, help="BACON: weight of the likelihood")
     flag("--sigma", choices=("published", "std"), default="published",
-         help="BACON: deviation of the likelihood, exp(std of the real embeddings) as published, or the std itself")
+         help="BACON: standard deviation of the likelihood: exp(std of the real embeddings) as published, or the std "
+              "itself")
     flag("--tv_weight", type=finite_number(0), default=0.8, help="BACON: weight of the total variation prior")
     flag("--clip_weight", type=finite_number(0), default=0.2, help="BACON: weight of the CLIP prior")
     flag("--prior_clip", choices=("published", "embedding"), default="published",

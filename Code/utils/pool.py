@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .data import RealData
 from .draws import Draws
 from .networks import get_network
-from .networks.batches import BatchRunner
+from .networks.batches import BatchRunner, is_compiled
 from .system import distributed
 from .system.device import send
 
@@ -54,7 +54,8 @@ class Pool:
 
     def __init__(self, data: RealData, draws: Draws, options):
         self.data, self.draws, self.options = data, draws, options
-        self.runner = BatchRunner(options, data.device)
+        self.runner = BatchRunner(data.device, options.precision,
+                                  is_compiled(options.compile, data.device, options.Iteration))
         self.created = 0
         self.members: list[Member] = []
         for _ in range(options.net_start):

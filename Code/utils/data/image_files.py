@@ -175,7 +175,7 @@ def _stack(items: list[tuple[np.ndarray, str]]) -> tuple[np.ndarray, list[str]]:
 
 
 def decode(tree: Tree, names: list[str], channels: int, size: int) -> Tensor:
-    """The images as uint8 (N, channels, size, size), decoded by all processor cores.
+    """The images as uint8 (N, channels, size, size), decoded by all CPU cores.
 
     Larger or smaller images are scaled to fill the square and cut at the centre. Raises UserError for a
     file that cannot be decoded.

@@ -1,9 +1,9 @@
 """Several processes: `torchrun --nproc_per_node=N BACON_*.py ...` shares the work of a run among N of them.
 
-Draws are pure functions, so every process makes the same ones and no image is ever sent: a process computes the
-gradients of its own classes, trains its own networks of the pool, and evaluates its own share of networks, and
-sums and broadcasts give everyone the rest. All hold the same state; the first one writes the files. In a run of
-one process, nothing here does anything.
+Every process makes the same random draws, so no image is ever sent. A process computes the gradients of its own
+classes, trains its own networks of the pool, and evaluates its own share of networks. Collectives (gloo, NCCL) give
+everyone the rest. All processes hold the same state; the main process, of rank 0, writes the files. In a run of one
+process, nothing here does anything.
 """
 
 import contextlib
@@ -29,20 +29,23 @@ class ProcessLost(Exception):
 
 
 def started_by_torchrun() -> bool:
+    """Whether torchrun started this process."""
     return dist.is_torchelastic_launched()
 
 
 def world_size() -> int:
+    """The number of processes of the run."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
+    """The number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 @contextlib.contextmanager
 def process_group(device: torch.device):
-    """Around a run: joins the other processes that torchrun started, if it did. Only the first one prints."""
+    """Around a run: joins the other processes, if torchrun started any. Only the main process prints."""
     if not started_by_torchrun():
         yield
         return
@@ -62,6 +65,7 @@ def process_group(device: torch.device):
 
 @contextlib.contextmanager
 def _others_alive():
+    """Around a collective: that another process has ended becomes a ProcessLost."""
     try:
         yield
     except RuntimeError as error:
@@ -79,7 +83,7 @@ def own_classes(classes: int) -> slice:
 
 
 def is_own_turn(turn: int) -> bool:
-    """Whether the turn-th of several equal pieces of work is this process's."""
+    """Whether this process does the turn-th of several equal pieces of work."""
     return turn % world_size() == rank()
 
 
@@ -92,7 +96,7 @@ def all_reduce(*tensors: Tensor) -> None:
 
 
 def broadcast(list_tensors: Callable[[], list[Tensor]], turn: int) -> None:
-    """Gives everyone the tensors of the process that did the turn-th piece of work, in one message."""
+    """Copies to every process the tensors of the one that did the turn-th piece of work, in one message."""
     if world_size() > 1:
         tensors = list_tensors()
         message = torch.cat([tensor.flatten() for tensor in tensors])
@@ -103,7 +107,7 @@ def broadcast(list_tensors: Callable[[], list[Tensor]], turn: int) -> None:
 
 
 def all_reduce_max(number: int) -> int:
-    """The largest of the processes' numbers. On the CPU, so that a GPU is not waited for."""
+    """The largest of the processes' numbers. It is exchanged on the CPU, so that no GPU is waited for."""
     if world_size() == 1:
         return number
     numbers = torch.tensor(number)
@@ -113,12 +117,12 @@ def all_reduce_max(number: int) -> int:
 
 
 def barrier() -> None:
-    """Comes back when every process has come here."""
+    """Waits until every process has called this."""
     all_reduce_max(0)
 
 
 def main_process_only(function: Callable[..., None]) -> Callable[..., None]:
-    """Decorates what only the first process is to do, such as writing a file."""
+    """Decorates a function that only the main process runs, such as one that writes a file."""
 
     @functools.wraps(function)
     def only(*arguments, **named) -> None:
@@ -130,7 +134,7 @@ def main_process_only(function: Callable[..., None]) -> Callable[..., None]:
 
 @contextlib.contextmanager
 def main_process_first():
-    """The others do this when the first has done it, so that they find what it downloaded."""
+    """Around work that the main process does first, such as a download that the others then find done."""
     if rank() > 0:
         barrier()
     yield
@@ -139,7 +143,7 @@ def main_process_first():
 
 
 def broadcast_object(decide: Callable[[], object]):
-    """What `decide` returns in the first process, which alone calls it."""
+    """What `decide` returns in the main process, which alone calls it; every process gets it."""
     if world_size() == 1:
         return decide()
     answer = [decide() if rank() == 0 else None]
