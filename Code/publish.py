@@ -33,7 +33,8 @@ Made by the commands in the cards (`.json`), written by `Code/publish.py`. In Py
     images, labels = utils.load_synthetic("{example}")
 
 Accuracies are mean and standard deviation over (n) networks, by the protocol of the set's own run. The command that
-gives one again is "evaluated by" in the card. Images are stored in 8 bits, and it is that set which is evaluated.
+gives one again is "evaluated by" in the card. Images are stored in 8 bits, and that set is evaluated; a card whose
+accuracy is of the set before that says so ("trained_on").
 """
 PROTOCOL = ("num_eval", "precision")  # options of a run that evaluate.py does not take from the set
 OWN_MACHINE = ("data_path", "save_path", "resume", "device")  # options that say nothing to others
