@@ -81,7 +81,7 @@ class Record:
             print(f"resumed: {state['experiment']} of {self.options.num_exp} experiments are finished, the next is at "
                   f"iteration {state['iteration']}", flush=True)
         else:
-            files.remove(self.folder, *checkpoint.NAMES)
+            files.remove(self.folder, *checkpoint.NAMES, *checkpoint.EARLIER)
             files.remove(self.options.save_path, *results)
         files.remove_temporary(self.folder, "*")
         files.remove_temporary(self.options.save_path, *results)
