@@ -19,7 +19,7 @@ from pathlib import Path
 
 from utils import paper, storage
 from utils.options import as_path, new_parser
-from utils.run_files import in_file_names, is_finished, records_of
+from utils.run_files import folder_of, in_file_names, is_finished, options_path
 from utils.summary import percent, table_cell
 from utils.system import files
 from utils.system.errors import UserError
@@ -87,9 +87,9 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
                         "res_<...>ipc.pt")
     if not is_finished(meta["iteration"], meta["options"]):
         raise UserError(f"{path}: its run is not finished; continue it with --resume auto, then publish")
-    run_folder = records_of(path)
+    run_folder = folder_of(path)
     try:
-        run = json.loads((run_folder / "options.json").read_text())
+        run = json.loads(options_path(run_folder).read_text())
         command, about = shared_command(run["command"]), {name: run[name] for name in ("machine", "date", "versions")}
     except (OSError, LookupError, TypeError, ValueError):
         raise UserError(f"{path}: options.json of its run is damaged or not in {run_folder}; publish a set where its "

@@ -30,7 +30,7 @@ from utils.data import RealData
 from utils.distill import initial_images
 from utils.draws import Draws
 from utils.options import as_path, build_parser, new_parser, whole_number
-from utils.run_files import is_finished, metrics_path, set_path
+from utils.run_files import is_finished, losses_path, metrics_path, options_path, picture_path, set_path
 from utils.summary import table_cell
 from utils.system import files, logs, memory
 from utils.system.errors import UserError, reason
@@ -72,11 +72,11 @@ def undamaged(place: Path):
 
 
 class Run:
-    """What a run left; `records` is its folder with options.json."""
+    """What a run left; `folder` is its folder with options.json."""
 
-    def __init__(self, records: Path, given: dict):
-        self.records, self.path = records, set_path(records)
-        record, about = storage.load(self.path), json.loads((records / "options.json").read_text())
+    def __init__(self, folder: Path, given: dict):
+        self.folder, self.path = folder, set_path(folder)
+        record, about = storage.load(self.path), json.loads(options_path(folder).read_text())
         self.meta, self.accuracies = record["meta"], record["accs_all_exps"]
         self.stored, self.labels = record["data"][0]
         self.ready = storage.ready(record)[0]
@@ -84,8 +84,8 @@ class Run:
                                  | {"synthetic": self.path})
         self.command, self.machine, self.date = shlex.join(about["command"]), about["machine"], about["date"]
         self.versions = ", ".join(f"{name} {version}" for name, version in self.meta["version"].items())
-        self.metrics = files.read_json_lines(metrics_path(records))
-        self.losses = files.read_json_lines(records / "losses.jsonl")
+        self.metrics = files.read_json_lines(metrics_path(folder))
+        self.losses = files.read_json_lines(losses_path(folder))
         self.class_names, self.formation = self.meta["class_names"], self.meta["formation"]
         self.iterations = self.meta["iteration"]
         self.protocol_epochs = about["options"]["epoch_eval_train"]
@@ -140,8 +140,9 @@ class Run:
 
     def pictures(self) -> dict[int, Path]:
         """The picture of the first experiment's set at each evaluated iteration."""
-        name = f"vis_{self.records.name}_exp0_iter"
-        found = {int(path.stem.removeprefix(name)): path for path in self.path.parent.glob(f"{name}*.png")}
+        pattern = picture_path(self.folder, 0, "*").name
+        start = len(pattern.removesuffix("*.png"))
+        found = {int(path.stem[start:]): path for path in self.path.parent.glob(pattern)}
         return dict(sorted(found.items()))
 
 
@@ -163,12 +164,12 @@ def find_runs(options) -> list[Run]:
     for folder in options.folders:
         if not os.path.isdir(folder):
             raise UserError(f"{folder}: not a folder; give what a run left in --save_path")
-        for records in sorted(path.parent for path in folder.rglob("options.json")):
-            if not set_path(records).exists():
-                print(f"note: {records} has no evaluated set yet and is left out", flush=True)
+        for run_folder in sorted(path.parent for path in folder.rglob("options.json")):
+            if not set_path(run_folder).exists():
+                print(f"note: {run_folder} has no evaluated set yet and is left out", flush=True)
                 continue
-            with undamaged(records):
-                runs[records.resolve()] = Run(records, given)
+            with undamaged(run_folder):
+                runs[run_folder.resolve()] = Run(run_folder, given)
     if not runs:
         raise UserError(f"{' '.join(map(str, options.folders))}: no run with an evaluated set; give what a run left in "
                         "--save_path")
@@ -294,7 +295,7 @@ def section(number: int, run: Run, budget: int, quick: bool) -> dict:
         except UserError as error:
             why = f"left out: {error}"
             print(f"note: {run.title}: embeddings and confusion are {why}", flush=True)
-    with undamaged(run.records):
+    with undamaged(run.folder):
         terms = dict.fromkeys(term for line in run.losses for term in line["terms"])
         return {
             "id": f"run{number}", "run": run, "views": views(run, budget), "change": change(run, start),
