@@ -7,11 +7,13 @@ Takes our sets, .pt files in the form of DM and IDM, published .pkl checkpoints 
 here too), and folders of images by class. Our sets bring the protocol they were made with; flags override it.
 """
 
+import contextlib
 import math
 import os
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +21,7 @@ import torch
 from torch import Tensor
 
 from utils import augment, evaluation, networks, storage
-from utils.data import RealData, image_files, load_data
+from utils.data import RealData, class_order, image_files, load_data
 from utils.distill import initial_images
 from utils.draws import Draws
 from utils.experiment import check_networks, memory_accounted
@@ -63,27 +65,57 @@ def parse() -> tuple[Namespace, dict]:
 def load_test_data(options, meta: dict) -> RealData:
     """The data set, normalised as the synthetic set was, and split as it was where it has no test images."""
     data = load_data(Namespace(**vars(options) | {"seed": meta.get("seed", options.seed)}))
-    own, wanted = data.class_names, meta.get("class_names", data.class_names)
-    if own != wanted:
-        raise UserError(f"--dataset {options.dataset}: its classes ({', '.join(own[:3])}, ...) are not those of "
-                        f"{options.synthetic} ({', '.join(wanted[:3])}, ...), which was made from "
-                        f"{meta.get('dataset', 'others')}; name that, or a --data_path with classes of these names")
+    wanted = meta.get("class_names", data.class_names)
+    if data.class_names != wanted:
+        source = meta.get("dataset", "others")
+        labels = class_labels(data, wanted, f"--dataset {options.dataset}: {options.synthetic} was made from {source}",
+                              spelled=source == data.name)
+        if len(labels) != data.num_classes:
+            raise UserError(f"--dataset {data.name}: {options.synthetic} was made from {len(labels)} of its classes; "
+                            "name a --data_path that has these alone")
+        data = in_order(data, labels)
     if "mean" in meta:
         data.mean, data.std, data.whitening = tuple(meta["mean"]), tuple(meta["std"]), storage.whitening(meta)
     return data.to(data.device)
 
 
+def class_labels(data: RealData, names: list[str], about: str, spelled: bool = True) -> dict[str, int]:
+    """The label in the data of each of these names of classes or folders; UserError, with both lists, for others.
+
+    All are names of classes; or, where `spelled`, all are spellings of the published classes or all numbers.
+    """
+    known, labels = {class_order.composed(name): k for k, name in enumerate(data.class_names)}, {}
+    if known.keys() >= {class_order.composed(name) for name in names}:
+        return {name: known[class_order.composed(name)] for name in names}
+    if spelled and data.class_names == class_order.NAMES.get(data.name):
+        with contextlib.suppress(UserError):
+            return class_order.published(data.name, names)
+    elif spelled:
+        labels = class_order.numbers(names) or {}
+    if not labels or max(labels.values()) >= data.num_classes or len(set(labels.values())) < len(names):
+        raise UserError(f"{about}: its classes {class_order.listed(names)} are not those of {data.name}, "
+                        f"{class_order.listed(data.class_names)}; name the data set that it was made from, or call "
+                        f"the folders as these classes or 0 to {data.num_classes - 1}")
+    return labels
+
+
+def in_order(data: RealData, labels: dict[str, int]) -> RealData:
+    """The data with its classes in the order and under the names of these, whose labels so far are given."""
+    places = torch.tensor([list(labels.values()).index(k) for k in range(data.num_classes)])
+    return replace(data, labels=places[data.labels.cpu()], test_labels=places[data.test_labels.cpu()],
+                   class_names=list(labels)).to(data.device)
+
+
 def image_folder(path: Path, data: RealData) -> tuple[Tensor, Tensor]:
-    """Images below <path>/<class>/, where all classes go by their names, or else all by numbers."""
+    """Images below <path>/<class>/, where all classes go by their names, or else all by numbers. Prints the order."""
     tree = image_files.Tree(path)
     names, folders = image_files.images_by_folder(tree)
-    known = {name: k for k, name in enumerate(data.class_names)}
-    if not known.keys() >= set(folders):
-        known = {str(k): k for k in range(data.num_classes)}
-    unknown = next((folder for folder in folders if folder not in known), None)
-    if unknown or not names:
-        raise UserError(f"{path}: " + (f"{unknown} is no class of {data.name}" if unknown else "no images in <class>/")
-                        + f"; name the folders after classes ({', '.join(data.class_names[:3])}, ...) or 0, 1, ...")
+    if not names:
+        raise UserError(f"{path}: no images in <class>/; name the folders after classes "
+                        f"({', '.join(data.class_names[:3])}, ...) or 0, 1, ...")
+    known = class_labels(data, class_order.own(sorted(set(folders))), str(path))
+    pairs = [f"{folder} = {data.class_names[k]}" for folder, k in sorted(known.items(), key=lambda pair: pair[1])]
+    print(f"{path}: folders as classes, in this order: {class_order.listed(pairs)}")
     try:
         images = image_files.decode(tree, names, data.image_shape[0], data.image_shape[1])
     except UserError as error:

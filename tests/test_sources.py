@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 import formats
 from conftest import SHARED, needs_shared_data
 from utils import data
-from utils.data import image_files, sources
+from utils.data import class_order, image_files, sources
 from utils.data.normalisation import statistics
 from utils.system.errors import UserError
 
@@ -148,18 +148,81 @@ def test_real_tiny_imagenet_pictures_are_those_of_the_files(tmp_path):
 
 @pytest.mark.parametrize("name, folder, channels, size", [("CIFAR10", "cifar10", 3, 32), ("MNIST", "MNIST", 1, 28)])
 def test_image_folder_comes_before_the_published_files(name, folder, channels, size, tmp_path):
-    names = ["cat", "ant", "bee"]
+    names = class_order.NAMES[name][::-1]
     for split, count in (("train", 4), ("test", 2)):
-        images = formats.images_and_labels(3, count, size, channels)
+        images = formats.images_and_labels(10, count, size, channels)
         formats.write_class_folders(tmp_path / folder / split, *images, names)
-    linked = tmp_path / folder / "train" / "bee"
+    linked = tmp_path / folder / "train" / names[0]
     linked.symlink_to(linked.rename(tmp_path / "elsewhere"))
     loaded = data.load(name, tmp_path)
-    assert loaded.class_names == sorted(names) and loaded.images.shape == (12, channels, size, size)
-    images, labels = formats.images_and_labels(3, 4, size, channels)
-    places = np.array([sorted(names).index(name) for name in names])
-    assert torch.equal(by_label(loaded.images, loaded.labels), by_label(images, places[labels]))
-    assert data.load(name, tmp_path, im_size=16).images.shape == (12, channels, 16, 16)
+    assert loaded.class_names == names[::-1] and loaded.images.shape == (40, channels, size, size)
+    images, labels = formats.images_and_labels(10, 4, size, channels)
+    assert torch.equal(by_label(loaded.images, loaded.labels), by_label(images, 9 - labels))
+    assert data.load(name, tmp_path, im_size=16).images.shape == (40, channels, 16, 16)
+
+
+SPELLINGS = {
+    "names": ("FashionMNIST", ["tshirt", "Trousers", "pullover", "dress", "coat", "sandals", "SHIRT", "sneaker", "bags",
+                               "ankle_boot"]),
+    "names with signs": ("FashionMNIST", [*(name.replace("/", "_") for name in class_order.NAMES["FashionMNIST"])]),
+    "numbers": ("FashionMNIST", [f"class_{k}" for k in range(10)]),
+    "padded": ("CIFAR10", [f"{k:05}" for k in range(10)]),
+    "both": ("CIFAR10", [f"{k}_{name}" for k, name in enumerate(class_order.CIFAR10)]),
+    "usual names": ("CIFAR10", ["plane", "car", "birds", "cats", "deer", "dogs", "frog", "horse", "ship", "truck"]),
+    "words": ("MNIST", ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]),
+    "hundred numbers": ("CIFAR100", [str(k) for k in range(100)]),
+    "wnids": ("TinyImageNet", [f"n{wnid}" for wnid, _ in class_order._TINY]),
+    "200 names": ("TinyImageNet", [name.upper().replace(" ", "_") for _, name in class_order._TINY]),
+    "wnids of ten": ("CIFAR10", ["n02691156", "n02958343", "n01503061", "n02121620", "n02430045", "n02084071",
+                                 "n01639765", "n02374451", "n04194289", "n04490091"]),
+    "10 is 0": ("SVHN", ["10", *map(str, range(1, 10))]),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_folders_have_the_labels_of_the_published_order(spelling):
+    dataset, folders = SPELLINGS[spelling]
+    assert class_order.published(dataset, sorted(folders)) == {name: k for k, name in enumerate(folders)}
+
+
+@pytest.mark.parametrize("dataset", class_order.NAMES)
+def test_every_published_name_is_its_own_class(dataset):
+    names = class_order.NAMES[dataset]
+    assert list(class_order.published(dataset, names).values()) == list(range(len(names)))
+    assert len(names) == {"CIFAR100": 100, "TinyImageNet": 200}.get(dataset, 10)
+
+
+@pytest.mark.parametrize("change, named", [
+    ({"bag": "handbag"}, "handbag cannot be matched"), ({"bag": "shirts"}, "SHIRT, shirts are the same class"),
+    ({"bag": None}, "train/ has no images of Bag"), ({"bag": "8"}, "8 cannot be matched")])
+def test_folders_that_are_no_published_classes_are_refused_with_both_lists(change, named, tmp_path):
+    names = [change.get(name, name) for name in [*SPELLINGS["names"][1][:8], "bag", "boots"]]
+    images, labels = formats.images_and_labels(10, 1, 28, 1)
+    for part in ("train", "test"):
+        kept = [k for k, label in enumerate(labels) if names[label] is not None]
+        formats.write_class_folders(tmp_path / "fashionmnist" / part, images[kept], labels[kept],
+                                    [name if name else "" for name in names])
+    with pytest.raises(UserError, match=named) as refused:
+        data.load("FashionMNIST", tmp_path)
+    if "handbag" in named:
+        assert all(name in str(refused.value) for name in (*names, *class_order.NAMES["FashionMNIST"]))
+
+
+def test_train_and_test_folders_may_be_spelled_differently(tmp_path):
+    for part, count, names in (("train", 2, SPELLINGS["names"][1]), ("test", 3, [f"{k:02}" for k in range(10)])):
+        formats.write_class_folders(tmp_path / "FashionMNIST" / part,
+                                    *formats.images_and_labels(10, count, 28, 1, seed=count), names)
+    loaded = data.load("FashionMNIST", tmp_path)
+    assert loaded.class_names == class_order.NAMES["FashionMNIST"]
+    for images, labels, count in ((loaded.images, loaded.labels, 2), (loaded.test_images, loaded.test_labels, 3)):
+        assert torch.equal(by_label(images, labels), by_label(*formats.images_and_labels(10, count, 28, 1, seed=count)))
+
+
+@pytest.mark.parametrize("form", ["{}", "{:03}", "class {}", "n{:08}"])
+def test_numbers_sort_as_numbers_in_a_folder_of_ones_own(form, tmp_path):
+    names = [form.format(k) for k in range(12)]
+    formats.write_class_folders(tmp_path / "train", *formats.images_and_labels(12, 5, 8), names)
+    assert data.load("folder", tmp_path, im_size=8).class_names == names
 
 
 def test_second_start_reads_only_the_cache(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..system import files, logs
 from ..system.errors import UserError, reason
+from . import class_order
 
 ANEW = "unpack or download tiny-imagenet-200.zip again, whose layout is to stay as published"
 LIKE_TEST = {"test", "Test", "val", "valid", "validation"}  # folders that someone means for testing
@@ -104,20 +105,36 @@ def images_by_folder(tree: Tree, below: str = "") -> tuple[list[str], list[str]]
     return [name for name, _ in found], [folder for _, folder in found]
 
 
-def list_classes(tree: Tree) -> Listing:
-    """{train,test}/<class>/**/<image>, classes in the order of their names; there may be no test folder."""
+def list_classes(tree: Tree, dataset: str | None = None) -> Listing:
+    """{train,test}/<class>/**/<image>; there may be no test folder.
+
+    Labels are those of the published data set of this name, or else follow the names of the folders.
+    """
     (train, train_folders), (test, test_folders) = (images_by_folder(tree, below) for below in ("train/", "test/"))
-    classes = sorted(set(train_folders))
-    index = {name: k for k, name in enumerate(classes)}
-    unknown = sorted(set(test_folders) - set(classes))
-    if unknown:
-        raise UserError(f"test/{unknown[0]} has no images in train/{unknown[0]}")
+    classes = class_order.own(sorted(set(train_folders)))
     unused = sorted({name.split("/")[0] for name in tree.stamps if _is_image(name)} & LIKE_TEST)
     if unused and not test:
         raise UserError(f"{unused[0]}/ has images, but not as test/<class>/; make it so, or remove it")
+    if dataset:
+        index, test_index, names = _published_labels(dataset, classes, sorted(set(test_folders)))
+    else:
+        index = test_index = {name: k for k, name in enumerate(classes)}
+        unknown = sorted(set(test_folders) - set(classes))
+        if unknown:
+            raise UserError(f"test/{unknown[0]} has no images in train/{unknown[0]}")
+        names = [os.fsencode(name).decode(errors="replace") for name in classes]
     return Listing([(name, index[folder]) for name, folder in zip(train, train_folders, strict=True)],
-                   [(name, index[folder]) for name, folder in zip(test, test_folders, strict=True)],
-                   [os.fsencode(name).decode(errors="replace") for name in classes])
+                   [(name, test_index[folder]) for name, folder in zip(test, test_folders, strict=True)], names)
+
+
+def _published_labels(dataset: str, train: list[str], test: list[str]) -> tuple[dict, dict, list[str]]:
+    """The labels of train and test folders, and the names of the classes; UserError where train lacks a class."""
+    names, labels = class_order.NAMES[dataset], [class_order.published(dataset, folders) for folders in (train, test)]
+    lacks = [name for k, name in enumerate(names) if train and k not in labels[0].values()]
+    if lacks:
+        raise UserError(f"train/ has no images of {class_order.listed(lacks)}, which are classes of {dataset}; add "
+                        "them, or take BACON_folder.py for some of the classes")
+    return *labels, names
 
 
 def list_tiny_imagenet(tree: Tree) -> Listing:

@@ -5,6 +5,7 @@ import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,7 +66,8 @@ class Source:
         """
         try:
             folder = _folder_named(data_path, name) if self.mean else None
-            arrays = (_override(folder, size, len(self.mean)) if folder else self._published(data_path, size)).checked()
+            arrays = (_override(folder, name, size, len(self.mean)) if folder
+                      else self._published(data_path, size)).checked()
         except UserError as error:
             raise UserError(f"--data_path {data_path}: {error}") from None
         except PermissionError as error:
@@ -118,8 +120,8 @@ def read_images(root: Path, size: int, channels: int, list_files: Callable = ima
     return Arrays(images, labels, test_images, test_labels, listing.class_names)
 
 
-def _override(folder: Path, size: int, channels: int) -> Arrays:
-    arrays = read_images(folder, size, channels)
+def _override(folder: Path, name: str, size: int, channels: int) -> Arrays:
+    arrays = read_images(folder, size, channels, partial(image_files.list_classes, dataset=name))
     if not len(arrays.test_labels):
         raise UserError(f"{folder.name}: no images in test/<class>/")
     return arrays
