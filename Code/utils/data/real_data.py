@@ -67,11 +67,14 @@ class RealData:
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 (..., C, H, W) -> normalised images of type `dtype`."""
-        pixels = images.to(self.dtype).div_(255)
+        return self.normalise_pixels(images.to(self.dtype).div_(255))
+
+    def normalise_pixels(self, pixels: Tensor) -> Tensor:
+        """Pixels in 0..1 (..., C, H, W), which are changed in place -> normalised images."""
         normalised = pixels.sub_(per_channel(self.mean, pixels)).div_(per_channel(self.std, pixels))
         if self.whitening is None:
             return normalised
-        return self.whitening(normalised.reshape(-1, *self.image_shape)).reshape(images.shape)
+        return self.whitening(normalised.reshape(-1, *self.image_shape)).reshape(pixels.shape)
 
     def pixels(self, images: Tensor) -> Tensor:
         """Normalised images (N, C, H, W) -> pixels in 0..1, clipped, as for a picture."""
