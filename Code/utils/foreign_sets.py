@@ -67,6 +67,8 @@ def record(content, labels=None) -> dict:
         found = _find(content, IMAGES) if isinstance(content, dict) else content
         return {"data": [[found, _find(labels, LABELS) if isinstance(labels, dict) else labels]]}
     if isinstance(content, dict):
+        if isinstance(content.get("codes"), list) and content["codes"]:  # our own, in 8 bits
+            return content
         data = content.get("data")
         if isinstance(data, list | tuple) and len(data):
             return content | {"data": _pairs(data)}

@@ -73,7 +73,7 @@ def _read(path: Path):
 def _checked(record: dict, raw: bool = False) -> dict:
     """A record with all its keys, or ValueError where it is no synthetic set."""
     meta = dict(record.get("meta", {}))
-    pairs = [foreign_sets.pair(*pair) for pair in record["data"]]
+    pairs = [foreign_sets.pair(*pair) for pair in record.get("codes") or record["data"]]
     if "packed" in meta:
         pairs = [pair._replace(images=_unpacked(pair.images, **meta["packed"])) for pair in pairs]
     for images, *_ in pairs:
@@ -105,14 +105,16 @@ def packed(record: dict) -> dict:
     """The record with its images in 8 bits, a quarter of the size; `load` gives them back as float32.
 
     Each channel is spread from its lowest to its highest value over 0..255, so nothing is clipped, and a
-    value moves by at most half a step. `meta["packed"]` has low and step of each channel.
+    value moves by at most half a step. `meta["packed"]` has low and step of each channel. They stand under `codes`
+    in place of `data`, so that other readers fail instead of training on them; older files have them under `data`.
     """
     every = torch.cat([images for images, _ in record["data"]])
     low, high = (extreme(dim=(0, 2, 3), keepdim=True) for extreme in (every.amin, every.amax))
     step = ((high - low) / 255).clamp(min=torch.finfo(torch.float32).tiny)
     pairs = [[((images - low) / step).round().to(torch.uint8), labels] for images, labels in record["data"]]
     scale = {"low": low.flatten().tolist(), "step": step.flatten().tolist()}
-    return record | {"data": pairs, "meta": record["meta"] | {"packed": scale}}
+    rest = {name: value for name, value in record.items() if name not in ("data", "kinds")}
+    return {"codes": pairs, **rest, "meta": record["meta"] | {"packed": scale}}
 
 
 def _unpacked(images: Tensor, low: list[float], step: list[float]) -> Tensor:
