@@ -126,6 +126,7 @@ def image_folder(path: Path, data: RealData) -> tuple[Tensor, Tensor]:
     labels = torch.tensor([known[folder] for folder in folders])
     print(f"{path}: folders as classes, in this order: {class_order.listed(pairs)}; "
           f"{foreign_sets.counts(labels, data.class_names)}")
+    image_files.say_what_is_left_out(tree, names, ("",))
     try:
         images = image_files.decode(tree, names, data.image_shape[0], data.image_shape[1])
     except UserError as error:

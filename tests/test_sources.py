@@ -255,7 +255,7 @@ def test_common_formats_sizes_and_modes(tmp_path):
     folder = tmp_path / "train" / "red"
     folder.mkdir(parents=True)
     red = Image.new("RGB", (50, 20), (200, 0, 0))
-    for suffix in ("png", "bmp", "tiff", "webp", "jpg", "ppm", "JPEG"):
+    for suffix in ("png", "bmp", "tiff", "webp", "jpg", "ppm", "JPEG", "gif", "jpe", "jfif"):
         red.save(folder / f"image.{suffix}", quality=100)
     for mode in ("RGBA", "P", "CMYK"):
         red.convert(mode, palette=Image.Palette.ADAPTIVE).save(folder / f"{mode}.tiff")
@@ -266,7 +266,7 @@ def test_common_formats_sizes_and_modes(tmp_path):
     (tmp_path / "train" / ".hidden" / "image.png").write_bytes(b"no image")
     tree = image_files.Tree(tmp_path)
     names, folders = image_files.images_by_folder(tree, "train/")
-    assert len(names) == 11 and set(folders) == {"red"}
+    assert len(names) == 14 and set(folders) == {"red"}
     warnings.simplefilter("error")  # pytest puts it back
     pixels = image_files.decode(tree, names, 3, 32)
     target = torch.tensor([200, 0, 0]).reshape(3, 1, 1)
@@ -335,11 +335,22 @@ def test_wrong_folders_are_one_line(tmp_path):
         (folder / "test").mkdir()
         first(folder).rename(folder / "test" / first(folder).name)
 
-    def called_val(folder):
-        formats.write_class_folders(folder / "val", *formats.images_and_labels(2, 5), ["a", "b"])
+    def several(folder):
+        for name in ("val", "dev"):
+            formats.write_class_folders(folder / name, *formats.images_and_labels(2, 5), ["a", "b"])
+
+    def empty_class(folder):
+        (folder / "train" / "c").mkdir()
+        (folder / "train" / "c" / "photo.heic").write_bytes(b"no image")
+
+    def of_one_colour(folder):
+        for path in folder.rglob("*.png"):
+            Image.new("RGB", (8, 8), (3, 4, 5)).save(path)
 
     assert "test/ has images, but not as test/<class>/" in bad_folder(tmp_path / "flat", flat_test)
-    assert "val/ has images, but not as test/<class>/" in bad_folder(tmp_path / "val", called_val)
+    assert "which of the folders dev, train, val" in bad_folder(tmp_path / "several", several)
+    assert "train/c has no images that are read" in bad_folder(tmp_path / "empty", empty_class)
+    assert "one and the same colour" in bad_folder(tmp_path / "constant", of_one_colour)
     assert "test/c" in bad_folder(tmp_path / "class", other_class)
     assert "too few" in bad_folder(tmp_path / "few", one_image_left)
     broken = bad_folder(tmp_path / "broken", lambda folder: first(folder).write_bytes(b"PNG"))
@@ -347,6 +358,77 @@ def test_wrong_folders_are_one_line(tmp_path):
     assert "deep.png" in bad_folder(tmp_path / "deep", sixteen_bits)
     with pytest.raises(UserError, match="no images in train/<class>/"):
         data.load("folder", tmp_path / "nothing")
+
+
+TEST_FOLDERS = ["testing", "Testing", "Val", "Valid", "Validation", "TEST", "test_set", "test_images", "dev",
+                "evaluation"]
+
+
+@pytest.mark.parametrize("train, test", [*(("train", name) for name in TEST_FOLDERS), ("Training", "Testing")])
+def test_folder_for_testing_under_another_name(train, test, tmp_path, capsys):
+    for part, count in ((train, 5), (test, 2)):
+        formats.write_class_folders(tmp_path / part, *formats.images_and_labels(3, count, 8), ["a", "b", "c"])
+    loaded = data.load("folder", tmp_path, im_size=8)
+    assert loaded.class_sizes == [5] * 3 and loaded.test_labels.bincount().tolist() == [2] * 3
+    assert f"the test images are those in {test}/" in capsys.readouterr().out
+
+
+def test_classes_without_train_folder_are_split(tmp_path):
+    formats.write_class_folders(tmp_path, *formats.images_and_labels(3, 10, 8), ["a", "b", "c"])
+    assert data.load("folder", tmp_path, im_size=8).class_sizes == [8] * 3
+
+
+def test_what_is_left_out_is_counted_and_leftovers_are_not(tmp_path, capsys):
+    for part, count in (("train", 5), ("test", 2), ("val", 3)):
+        formats.write_class_folders(tmp_path / part, *formats.images_and_labels(2, count, 8), ["a", "b"])
+    for name in ("train/.DS_Store", "train/a/._000.png", "train/__MACOSX/a/._001.png", "train/a/desktop.ini",
+                 "test/.ipynb_checkpoints/x.png", "train/a/Thumbs.db", "readme.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    for name in ("train/loose.png", "train/a/photo.heic", "train/a/b/c/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert data.load("folder", tmp_path, im_size=8).class_sizes == [5, 5]
+    line, = capsys.readouterr().out.splitlines()
+    assert "9 files are left out: 7 images outside" in line and "2 of types that are not read (.heic, .txt)" in line
+    for name in ("train/loose.png", "train/a/photo.heic", "train/a/b/c/notes.txt"):
+        (tmp_path / name).unlink()
+    for path in (tmp_path / "val").rglob("*.png"):
+        path.unlink()
+    data.load("folder", tmp_path, im_size=8)
+    assert capsys.readouterr().out == ""
+
+
+def test_classes_that_are_not_tested_are_named(tmp_path, capsys):
+    formats.write_class_folders(tmp_path / "train", *formats.images_and_labels(3, 5, 8), ["a", "b", "c"])
+    formats.write_class_folders(tmp_path / "test", *formats.images_and_labels(2, 5, 8), ["a", "b"])
+    assert data.load("folder", tmp_path, im_size=8).num_classes == 3
+    assert "no test images of c: 1 of 3 classes are not tested" in capsys.readouterr().out
+
+
+def test_class_names_that_look_alike_are_one(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    for part, names in (("train", [composed, "b"]), ("train", [decomposed, "b"]), ("test", [decomposed, "b"])):
+        images, labels = formats.images_and_labels(2, 3, 8)
+        formats.write_class_folders(tmp_path / part, images, labels, names)
+    loaded = data.load("folder", tmp_path, im_size=8)
+    assert loaded.class_names == ["b", composed] and loaded.class_sizes == [3, 6]
+    assert loaded.test_labels.bincount().tolist() == [3, 3]
+
+
+def test_damaged_images_are_all_named(tmp_path):
+    formats.write_class_folders(tmp_path / "train", *formats.images_and_labels(2, 10, 8), ["a", "b"])
+    paths = sorted((tmp_path / "train").rglob("*.png"))
+    for path, content in zip(paths, (b"", b"<html>404</html>", paths[2].read_bytes()[:60]), strict=False):
+        path.write_bytes(content)
+    with pytest.raises(UserError, match="3 images are wrong: ") as refused:
+        data.load("folder", tmp_path, im_size=8)
+    assert all(path.name in str(refused.value) for path in paths[:3])
+    for path in paths:
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="20 images are wrong: ") as refused:
+        data.load("folder", tmp_path, im_size=8)
+    assert str(refused.value).count(".png") == 10 and "\n" not in str(refused.value)
 
 
 def test_tiny_imagenet_as_the_published_script_reads_it(tmp_path):
