@@ -30,6 +30,7 @@ def test_card_describes_its_set(path):
     assert hashlib.sha256(content).hexdigest() == card["sha256"] and len(content) == card["bytes"]
     assert content.find(b"/work/") == content.find(b"/tmp/") == -1 and "/tmp/" not in path.read_text()
     meta = storage.load(path.with_suffix(".pt"))["meta"]
+    assert "data" not in torch.load(path.with_suffix(".pt"), weights_only=True)
     assert all(meta[name] == card[name] for name in ("method", "dataset", "ipc", "model", "seed", "iteration"))
     images, labels = utils.load_synthetic(path.with_suffix(".pt"))
     assert len(images) == len(labels) == len(meta["class_names"]) * meta["ipc"] * meta["formation"] ** 2
@@ -64,12 +65,15 @@ def test_8_bits_move_a_value_by_half_a_step_at_most():
     record = {"data": [[images[:4], torch.zeros(4).long()], [images[4:], torch.ones(2).long()]],
               "accs_all_exps": {}, "meta": {"formation": 1}}
     small = storage.packed(record)
+    assert "data" not in small, "other readers would train on codes"
     loaded = storage._checked(small)["data"]
+    old = storage._checked({"data": small["codes"], "accs_all_exps": {}, "meta": small["meta"]})["data"]
+    assert all(torch.equal(new[0], was[0]) for new, was in zip(loaded, old, strict=True)), "older files load"
     step = torch.tensor(small["meta"]["packed"]["step"]).view(3, 1, 1)
     for (image, label), (was, was_label) in zip(loaded, record["data"], strict=True):
         assert image.dtype == torch.float32 and torch.equal(label, was_label)
         assert ((image - was).abs() <= step * 0.5001).all()
-    assert [pair[0].dtype for pair in small["data"]] == [torch.uint8] * 2
+    assert [pair[0].dtype for pair in small["codes"]] == [torch.uint8] * 2
     assert record["data"][0][0].dtype == torch.float32, "the record itself is left alone"
 
 

@@ -5,6 +5,7 @@ import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from torchvision.transforms.v2.functional import resize
 from ..system import unpickle
 from ..system.errors import UserError, is_out_of_memory, reason
 from . import image_files
+from .class_order import listed
 
 TINY_TENSORS = "tinyimagenet.pt"
 
@@ -65,7 +67,8 @@ class Source:
         """
         try:
             folder = _folder_named(data_path, name) if self.mean else None
-            arrays = (_override(folder, size, len(self.mean)) if folder else self._published(data_path, size)).checked()
+            arrays = (_override(folder, name, size, len(self.mean)) if folder
+                      else self._published(data_path, size)).checked()
         except UserError as error:
             raise UserError(f"--data_path {data_path}: {error}") from None
         except PermissionError as error:
@@ -101,7 +104,9 @@ def _folder_named(data_path: Path, name: str) -> Path | None:
     if not data_path.is_dir():
         return None
     return next((path for path in sorted(data_path.iterdir())
-                 if path.name.lower() == name.lower() and (path / "train").is_dir()), None)
+                 if path.name.lower() == name.lower()
+                 and any(part.name.casefold() in image_files.LIKE_TRAIN and part.is_dir()
+                         for part in (path.iterdir() if path.is_dir() else ()))), None)
 
 
 def read_images(root: Path, size: int, channels: int, list_files: Callable = image_files.list_classes) -> Arrays:
@@ -118,8 +123,8 @@ def read_images(root: Path, size: int, channels: int, list_files: Callable = ima
     return Arrays(images, labels, test_images, test_labels, listing.class_names)
 
 
-def _override(folder: Path, size: int, channels: int) -> Arrays:
-    arrays = read_images(folder, size, channels)
+def _override(folder: Path, name: str, size: int, channels: int) -> Arrays:
+    arrays = read_images(folder, size, channels, partial(image_files.list_classes, dataset=name))
     if not len(arrays.test_labels):
         raise UserError(f"{folder.name}: no images in test/<class>/")
     return arrays
@@ -181,6 +186,14 @@ def split(arrays: Arrays, seed: int) -> Arrays:
     train, test = train_test_split(rows, test_size=0.2, stratify=arrays.labels, random_state=seed)
     return Arrays(arrays.images[train], arrays.labels[train], arrays.images[test], arrays.labels[test],
                   arrays.class_names)
+
+
+def say_untested(arrays: Arrays) -> None:
+    """A line with the classes that have no test images, if there are some."""
+    tested = torch.bincount(arrays.test_labels, minlength=len(arrays.class_names)).tolist()
+    lacks = [name for name, count in zip(arrays.class_names, tested, strict=True) if not count]
+    if lacks:
+        print(f"no test images of {listed(lacks)}: {len(lacks)} of {len(tested)} classes are not tested", flush=True)
 
 
 def _grey(name: str, mean: float, std: float) -> Source:
