@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from .system import distributed, files
+from .system import distributed, files, unpickle
 from .system.errors import UserError, is_out_of_memory, reason
 
 # Flags that leave the result as it is (but for rounding), so that they may change where a run is resumed.
@@ -68,7 +68,7 @@ def read(path: Path) -> dict:
     if first != header(content.getbuffer()):
         raise UserError(f"{path}: damaged, or not a checkpoint (its checksum does not match)")
     try:
-        state = torch.load(content, map_location="cpu", weights_only=True)
+        state = unpickle.load_torch(content)
     except Exception as error:  # whatever torch.load makes of bytes that someone forged
         raise UserError(f"{path}: not a checkpoint ({reason(error)})") from None
     if not isinstance(state, dict) or state.keys() != CONTENT.keys() or not all(

@@ -36,18 +36,18 @@ def load(path: str | Path) -> dict:
         why = reason(error)
         if why.startswith("Weights only"):
             why = "it is damaged, or holds more than tensors and plain values, which could run code"
-        elif why.startswith(("EOFError", "PytorchStreamReader", "[Errno 22]")):  # of torch.load
+        elif why.startswith(("EOFError", "PytorchStreamReader", "[Errno 22]", "File is not a zip")):  # of torch.load
             why = "it is damaged or incomplete"
         raise UserError(f"{path}: not a readable synthetic set ({why}); name a set that a run saved, or make "
                         "it again") from None
 
 
 def _read(path: Path):
-    with path.open("rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals(unpickle.NUMPY_SCALARS):
+    with path.open("rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of what it is about to refuse
         if path.suffix.lower() == ".pkl":
             return {"data": [unpickle.load(file)]}
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return unpickle.load_torch(file)
 
 
 def _checked(record) -> dict:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ..system import files, logs
+from ..system import files, logs, unpickle
 from ..system.errors import UserError, reason
 
 ANEW = "unpack or download tiny-imagenet-200.zip again, whose layout is to stay as published"
@@ -208,7 +208,7 @@ def load_cached(tree: Tree, listing: Listing, channels: int, size: int, cache: P
     stamps = [(name, tree.stamps[name]) for split in names for name in split]
     key = hashlib.sha256(repr((channels, size, stamps)).encode()).hexdigest()
     try:
-        cached = torch.load(cache, weights_only=True, mmap=True)
+        cached = unpickle.load_torch(cache, mmap=True)
         if cached["key"] == key:
             return cached["train"], cached["test"]
     except Exception:  # no cache or a damaged one: it is made anew

@@ -147,7 +147,7 @@ def _read_tiny(root: Path, size: int) -> Arrays:
 def _read_tiny_tensors(path: Path) -> Arrays:
     """A dict of tensors: images_train, images_val, uint8 (N, 3, 64, 64), labels_train, labels_val, and classes."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = unpickle.load_torch(path, mmap=True)
         tensors = [content[f"{kind}_{part}"] for part in ("train", "val") for kind in ("images", "labels")]
         names = [str(name) for name in content["classes"]]
     except Exception as error:  # torch raises many kinds
