@@ -42,6 +42,16 @@ class Arrays(NamedTuple):
         return self
 
 
+@contextlib.contextmanager
+def reading_only(only: bool = True):
+    """Around reading from a folder that a file names: nothing is downloaded to it or cached there."""
+    token = image_files.READ_ONLY.set(only)
+    try:
+        yield
+    finally:
+        image_files.READ_ONLY.reset(token)
+
+
 @dataclass(frozen=True)
 class Source:
     """A data set that can be loaded.
@@ -84,6 +94,8 @@ class Source:
 
     def _published(self, data_path: Path, size: int) -> Arrays:
         if self.download and not all((data_path / file).is_file() for file in self.files):
+            if image_files.READ_ONLY.get():
+                raise UserError("its files are not there; name a --data_path, to which missing ones are downloaded")
             folders = {folder for file in self.files for folder in (data_path / file).parents}
             missing = [folder for folder in folders if not folder.exists()]
             try:
