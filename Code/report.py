@@ -101,6 +101,9 @@ class Run:
         self.meta, self.accuracies = record["meta"], record["accs_all_exps"]
         self.stored, self.labels = record["data"][0]
         self.ready = storage.ready(record)[0]
+        if len(self.stored) != len(self.meta["class_names"]) * self.meta["ipc"] or (
+                about["options"]["ipc"] != self.meta["ipc"]):
+            raise ValueError(f"its set has {len(self.stored)} images, not those of its classes and IPC")
         self.options = Namespace(**checked_options(about["options"]) | given | {"synthetic": self.path})
         self.own_data = "data_path" not in given
         self.command, self.machine, self.date = shlex.join(about["command"]), about["machine"], about["date"]
@@ -227,7 +230,8 @@ def change(run: Run, start: Tensor | None) -> dict | None:
     """The first image of some classes from the start (K, C, H, W), if it is known, to the end."""
     left, ipc = run.pictures(), run.options.ipc
     picked = np.unique(np.linspace(0, len(left) - 1, STEPS - (start is not None)).round().astype(int))
-    steps = {iteration: pictures.load_picture(left[iteration], tuple(run.stored.shape[1:]), ipc)[::ipc]
+    steps = {iteration: pictures.load_picture(left[iteration], tuple(run.stored.shape[1:]), ipc,
+                                                  len(run.stored))[::ipc]
              for iteration in np.array(list(left))[picked].tolist()} if left else {}
     if start is not None and 0 not in steps:
         steps = {0: start} | steps

@@ -213,9 +213,10 @@ def test_pictures_are_read_as_they_were_written(count, shape, tmp_path, monkeypa
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     pixels = torch.randint(256, (count, *shape)) / 255
     pictures.save_picture(tmp_path / "picture.png", pixels, min(3, count))
-    torch.testing.assert_close(pictures.load_picture(tmp_path / "picture.png", shape, min(3, count)), pixels)
+    torch.testing.assert_close(pictures.load_picture(tmp_path / "picture.png", shape, min(3, count), count),
+                               pixels)
     with pytest.raises(storage.UserError, match=re.escape("picture.png")):
-        pictures.load_picture(tmp_path / "picture.png", shape, 4)
+        pictures.load_picture(tmp_path / "picture.png", shape, 4, count)
 
 
 @pytest.mark.parametrize("changes, known", [({}, True), ({"Iteration": 0}, False), ({"method": "mine:loss"}, False)])

@@ -61,7 +61,7 @@ def header(content) -> bytes:
 def read(path: Path) -> dict:
     """A checkpoint, tensors on the CPU. Nothing in it is executed. UserError where it is missing or damaged."""
     try:
-        with path.open("rb") as file:
+        with files.open_regular(path) as file:
             first, content = file.read(len(header(b""))), io.BytesIO(file.read())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None

@@ -12,6 +12,11 @@ from .data.normalisation import Whitening, per_channel, to_pixels
 from .system import files, unpickle
 from .system.errors import UserError, reason
 
+# What the meta of our sets holds, where it does.
+META_LISTS = {"class_names": str, "iteration": int}
+META = {"method": str, "dataset": str, "model": str, "chosen": str, "ipc": int, "seed": int, "options": dict,
+        "version": dict, **dict.fromkeys(META_LISTS, list)}
+
 
 def save(path: Path, record: dict) -> None:
     """Writes a set: {"data": [[images, labels], ...], "accs_all_exps": {...}, "meta": {...}}."""
@@ -43,7 +48,7 @@ def load(path: str | Path) -> dict:
 
 
 def _read(path: Path):
-    with path.open("rb") as file, warnings.catch_warnings():
+    with files.open_regular(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of what it is about to refuse
         if path.suffix.lower() == ".pkl":
             return {"data": [unpickle.load(file)]}
@@ -67,7 +72,9 @@ def _checked(record) -> dict:
             raise ValueError("its images have values that are not finite")
         pairs.append([images.float(), labels.long()])
     meta.pop("packed", None)
-    if meta.get("formation", 1) not in (1, 2) or not isinstance(meta.get("options", {}), dict):
+    if meta.get("formation", 1) not in (1, 2) or not all(
+            type(meta[name]) is kind for name, kind in META.items() if name in meta) or not all(
+            type(value) is kind for name, kind in META_LISTS.items() for value in meta.get(name, [])):
         raise ValueError("its `meta` is damaged")
     image = pairs[0][0][:1]
     if "mean" in meta and pixels(image, meta).shape != image.shape:

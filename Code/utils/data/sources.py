@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ import torchvision
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from ..system import unpickle
+from ..system import files, unpickle
 from ..system.errors import UserError, is_out_of_memory, reason
 from . import image_files
 
 TINY_TENSORS = "tinyimagenet.pt"
+SVHN_MOST = 100_000  # images; published are 73,257 for training
 
 
 class Arrays(NamedTuple):
@@ -87,12 +89,20 @@ class Source:
             raise UserError(f"--data_path {data_path}: cannot load {name} ({reason(error)}); put the whole, undamaged "
                             f"files {', '.join(self.files)} there, or delete those that are damaged and connect to "
                             "the internet, from where missing ones come") from None
-        if arrays.images.shape[-1] == size:
+        channels, *sides = arrays.images.shape[1:]
+        if sides not in ([size, size], [self.size, self.size]) or (self.mean and channels != len(self.mean)):
+            raise UserError(f"--data_path {data_path}: {name} has images {tuple(arrays.images.shape[1:])}, not of "
+                            f"{self.size}x{self.size} pixels; put the published files there")
+        if sides == [size, size]:
             return arrays
         return arrays._replace(images=resize(arrays.images, [size, size]),
                                test_images=resize(arrays.test_images, [size, size]))
 
     def _published(self, data_path: Path, size: int) -> Arrays:
+        odd = next((data_path / file for file in self.files
+                    if os.path.exists(data_path / file) and not (data_path / file).is_file()), None)
+        if odd and self.mean:
+            raise UserError(f"{odd}: not a regular file; remove it")
         if self.download and not all((data_path / file).is_file() for file in self.files):
             if image_files.READ_ONLY.get():
                 raise UserError("its files are not there; name a --data_path, to which missing ones are downloaded")
@@ -215,7 +225,7 @@ def _cifar(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Source
 
     def read(root: Path, size: int) -> Arrays:
         def content(file: str) -> dict:
-            with (root / dataset.base_folder / file).open("rb") as opened:
+            with files.open_regular(root / dataset.base_folder / file) as opened:
                 return unpickle.load(opened)
 
         def images_and_labels(files: list[str]) -> tuple[Tensor, Tensor]:
@@ -227,14 +237,19 @@ def _cifar(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Source
         names = content(dataset.meta["filename"])[dataset.meta["key"]]
         return Arrays(*images_and_labels(train_files), *images_and_labels(test_files), list(names))
 
-    files = [f"{dataset.base_folder}/{file}" for file in (*train_files, *test_files, dataset.meta["filename"])]
-    return Source(mean, std, 32, read, tuple(files), lambda root: dataset(root, download=True))
+    every = [f"{dataset.base_folder}/{file}" for file in (*train_files, *test_files, dataset.meta["filename"])]
+    return Source(mean, std, 32, read, tuple(every), lambda root: dataset(root, download=True))
 
 
 def _read_svhn(root: Path, size: int) -> Arrays:
     """SVHN's cropped digits, without the extra ones; its label 10 means 0."""
     def images_and_labels(part: str) -> tuple[Tensor, Tensor]:
-        content = scipy.io.loadmat(root / f"{part}_32x32.mat")
+        path = root / f"{part}_32x32.mat"
+        found = [(name, shape) for name, shape, _ in scipy.io.whosmat(path)]  # which reads no more than sizes
+        if sorted(name for name, _ in found) != ["X", "y"] or not all(
+                0 < math.prod(shape) <= SVHN_MOST * (32 * 32 * 3 if name == "X" else 1) for name, shape in found):
+            raise ValueError(f"{path.name} holds {found}, not X and y of at most {SVHN_MOST} images of 32x32")
+        content = scipy.io.loadmat(path)
         images = np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1))
         return torch.from_numpy(images), torch.from_numpy(content["y"].flatten() % 10).long()
 

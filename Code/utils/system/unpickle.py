@@ -17,6 +17,8 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 import torch
 
+from . import files
+
 PLAIN = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"}  # dtypes without objects in them
 WORTH = 4  # elements and items for each byte of a file, at most: of bits kept as bytes, of grey spread over channels
 LEAST = 2**16  # such items that any file may have
@@ -202,7 +204,7 @@ def load_torch(file: BinaryIO | Path, mmap: bool = False) -> Any:
 
     Raises pickle.UnpicklingError for more than tensors and plain values, and whatever torch raises for a damaged file.
     """
-    with file.open("rb") if isinstance(file, Path) else contextlib.nullcontext(file) as source:
+    with files.open_regular(file) if isinstance(file, Path) else contextlib.nullcontext(file) as source:
         size = _checked_size(source)
     with torch.serialization.safe_globals(NUMPY_SCALARS):
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
