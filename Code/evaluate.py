@@ -70,6 +70,14 @@ def parse() -> tuple[Namespace, dict]:
     return options, record
 
 
+def check_size(options, images: Tensor) -> None:
+    """UserError where a set's images are not of the size that the data set would be brought to."""
+    size = options.im_size
+    if size and images.shape[2:] != (size, size):
+        raise UserError(f"--im_size {size}: {options.synthetic} has images {tuple(images.shape[1:])}; name the side "
+                        "that it was made with")
+
+
 def load_test_data(options, meta: dict) -> RealData:
     """The data set, normalised as the synthetic set was, and split as it was where it has no test images."""
     data = load_data(Namespace(**vars(options) | {"seed": meta.get("seed", options.seed)}))
@@ -231,6 +239,8 @@ def main() -> None:
         options, record = parse()
         memory.keep_freed_memory()
         with memory_accounted(options, resumable=False):
+            for images, _ in record["data"]:
+                check_size(options, images)
             data = load_test_data(options, record["meta"])
             sets = stored_sets(options, record, data)
             formation = record["meta"].get("formation", augment.formation(options.aug))

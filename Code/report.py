@@ -24,9 +24,9 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
-from evaluate import load_test_data
+from evaluate import check_size, load_test_data
 from utils import augment, evaluation, figures, methods, networks, paper, pictures, storage, summary
-from utils.data import RealData
+from utils.data import RealData, sources
 from utils.distill import initial_images
 from utils.draws import Draws
 from utils.options import as_path, build_parser, new_parser, whole_number
@@ -71,17 +71,41 @@ def undamaged(place: Path):
                         "again") from None
 
 
+def checked_options(saved: dict) -> dict:
+    """The options of a run as its command line would have them; ValueError for a value that no flag takes."""
+    parser = build_parser("", {})
+    known = vars(parser.parse_args([]))
+    used = {name: value for name, value in saved.items() if name in known and value is not None}
+    odd = [action.dest for action in parser._actions if action.dest in used and (
+        used[action.dest] not in action.choices if action.choices
+        else isinstance(used[action.dest], bool) != (action.nargs == 0)
+        or not isinstance(used[action.dest], str | int | float))]
+    if odd or not isinstance(saved["method"], str):
+        raise ValueError(f"--{(odd or ['method'])[0]} has a value that no run has")
+
+    def refuse(message: str):
+        raise ValueError(message)
+
+    parser.error = refuse
+    parser.set_defaults(**{name: value if isinstance(value, bool) else str(value)  # so that the flags' types check it
+                           for name, value in used.items() if name != "method"})  # which could name code
+    return vars(parser.parse_args([])) | {"method": saved["method"]}
+
+
 class Run:
     """What a run left; `folder` is its folder with options.json."""
 
     def __init__(self, folder: Path, given: dict):
         self.folder, self.path = folder, set_path(folder)
-        record, about = storage.load(self.path), json.loads(options_path(folder).read_text())
+        record, about = storage.load(self.path), json.loads(files.read_text(options_path(folder)))
         self.meta, self.accuracies = record["meta"], record["accs_all_exps"]
         self.stored, self.labels = record["data"][0]
         self.ready = storage.ready(record)[0]
-        self.options = Namespace(**vars(build_parser("", {}).parse_args([])) | about["options"] | given
-                                 | {"synthetic": self.path})
+        if len(self.stored) != len(self.meta["class_names"]) * self.meta["ipc"] or (
+                about["options"]["ipc"] != self.meta["ipc"]):
+            raise ValueError(f"its set has {len(self.stored)} images, not those of its classes and IPC")
+        self.options = Namespace(**checked_options(about["options"]) | given | {"synthetic": self.path})
+        self.own_data = "data_path" not in given
         self.command, self.machine, self.date = shlex.join(about["command"]), about["machine"], about["date"]
         self.versions = ", ".join(f"{name} {version}" for name, version in self.meta["version"].items())
         self.metrics = files.read_json_lines(metrics_path(folder))
@@ -207,7 +231,8 @@ def change(run: Run, start: Tensor | None) -> dict | None:
     """The first image of some classes from the start (K, C, H, W), if it is known, to the end."""
     evaluated, ipc = run.pictures(), run.options.ipc
     picked = np.unique(np.linspace(0, len(evaluated) - 1, STEPS - (start is not None)).round().astype(int))
-    steps = {iteration: pictures.load_picture(evaluated[iteration], tuple(run.stored.shape[1:]), ipc)[::ipc]
+    steps = {iteration: pictures.load_picture(evaluated[iteration], tuple(run.stored.shape[1:]), ipc,
+                                              len(run.stored))[::ipc]
              for iteration in np.array(list(evaluated))[picked].tolist()} if evaluated else {}
     if start is not None and 0 not in steps:
         steps = {0: start} | steps
@@ -289,7 +314,8 @@ def section(number: int, run: Run, budget: int, quick: bool) -> dict:
     start, judged, why = None, None, "left out by --quick"
     if not quick:
         try:
-            with memory.enough_memory(run.options.max_batch):
+            with memory.enough_memory(run.options.max_batch), sources.reading_only(run.own_data):
+                check_size(run.options, run.stored)
                 data = load_test_data(run.options, run.meta)
                 start, judged = start_of(run, data), judge(run, data)
         except UserError as error:

@@ -1,5 +1,6 @@
 """evaluate.py on every kind of saved set, and what its measures are."""
 
+import errno
 import json
 import math
 import pickle
@@ -224,8 +225,21 @@ def test_bad_input_is_one_line(digits_set, published):
         assert len(done.stderr.splitlines()) == 1 and named in done.stderr and not done.stdout, done.stderr
 
 
-def test_a_full_disk_is_one_line(digits_set, tmp_path):
-    (tmp_path / "evaluate.jsonl").symlink_to("/dev/full")
+def test_records_do_not_go_through_a_link(digits_set, tmp_path):
+    mine, result = tmp_path / "mine", tmp_path / "result"
+    mine.write_text("mine")
+    result.mkdir()
+    (result / "evaluate.jsonl").symlink_to(mine)
+    done = call_script("evaluate.py", "--synthetic", digits_set, "--save_path", result, *QUICK, expect=2)
+    line, = done.stderr.splitlines()
+    assert "evaluate.jsonl: cannot be written" in line and mine.read_text() == "mine"
+
+
+def test_a_full_disk_is_one_line(digits_set, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "open_to_append", full)
     done = call_script("evaluate.py", "--synthetic", digits_set, "--save_path", tmp_path, *QUICK, expect=2)
     error, = done.stderr.splitlines()
     assert "evaluate.jsonl: cannot be written" in error and "start again" in error and "networks" in done.stdout

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from .system import distributed, files
+from .system import distributed, files, unpickle
 from .system.errors import UserError, is_out_of_memory, reason
 
 # Flags that leave the result as it is (but for rounding), so that they may change where a run is resumed.
@@ -63,14 +63,14 @@ def header(content) -> bytes:
 def read(path: Path) -> dict:
     """A checkpoint, tensors on the CPU. Nothing in it is executed. UserError where it is missing or damaged."""
     try:
-        with path.open("rb") as file:
+        with files.open_regular(path) as file:
             first, content = file.read(len(header(b""))), io.BytesIO(file.read())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if first != header(content.getbuffer()):
         raise UserError(f"{path}: damaged, or not a checkpoint (its checksum does not match)")
     try:
-        state = torch.load(content, map_location="cpu", weights_only=True)
+        state = unpickle.load_torch(content)
     except Exception as error:  # whatever torch.load makes of bytes that someone forged
         raise UserError(f"{path}: not a checkpoint ({reason(error)})") from None
     if not isinstance(state, dict) or state.keys() != CONTENT.keys() or not all(

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from .data import RealData
 from .data.class_order import listed
-from .system import unpickle
 from .system.errors import UserError
 
 FORMS = ('{"data": [[images, labels], ...]}, [images, labels], {"images": ..., "labels": ...} in .pt or .pkl, arrays '
@@ -21,9 +20,6 @@ LABELS = ("labels", "label", "label_syn", "syn_labels", "labels_train", "train_l
           "soft_labels")
 UNITS = {"normalised": None, "0..1": (0, 1), "0..255": (0, 255), "-1..1": (-1, 1)}  # --pixels -> black and white
 FAR = 10  # times the largest value of the real images: no synthetic image that was trained on has such values
-_reconstruct = unpickle.ALLOWED["numpy.core.multiarray", "_reconstruct"]
-NUMPY_ARRAYS = [np.ndarray, *((_reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
-                *(type(np.dtype(name)) for name in ("u1", "i1", "i2", "i4", "i8", "f2", "f4", "f8"))]
 
 
 class Pair(NamedTuple):

@@ -12,6 +12,11 @@ from .data.normalisation import Whitening, per_channel, to_pixels
 from .system import files, unpickle
 from .system.errors import UserError, reason
 
+# What the meta of our sets holds, where it does.
+META_LISTS = {"class_names": str, "iteration": int}
+META = {"method": str, "dataset": str, "model": str, "chosen": str, "ipc": int, "seed": int, "options": dict,
+        "version": dict, **dict.fromkeys(META_LISTS, list)}
+
 
 def save(path: Path, record: dict) -> None:
     """Writes a set: {"data": [[images, labels], ...], "accs_all_exps": {...}, "meta": {...}}."""
@@ -40,7 +45,7 @@ def load(path: str | Path, labels: str | Path | None = None, raw: bool = False) 
         why, advice = reason(error), "name a set that a run saved, or make it again"
         if why.startswith("Weights only"):
             why = "it is damaged, or holds more than tensors and plain values, which could run code"
-        elif why.startswith(("EOFError", "PytorchStreamReader", "[Errno 22]")):  # of torch.load
+        elif why.startswith(("EOFError", "PytorchStreamReader", "[Errno 22]", "File is not a zip")):  # of torch.load
             why = "it is damaged or incomplete"
         elif isinstance(error, ValueError):
             advice = f"name one of these forms: {foreign_sets.FORMS}"
@@ -62,12 +67,11 @@ def _read_parts(path: Path, labels: str | Path | None) -> dict:
 def _read(path: Path):
     if path.suffix.lower() in (".npz", ".npy"):
         return foreign_sets.arrays(path)
-    known = [*unpickle.NUMPY_SCALARS, *foreign_sets.NUMPY_ARRAYS]
-    with path.open("rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals(known):
+    with files.open_regular(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of what it is about to refuse
         if path.suffix.lower() in (".pkl", ".pickle"):
             return unpickle.load(file)
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return unpickle.load_torch(file)
 
 
 def _checked(record: dict, raw: bool = False) -> dict:
@@ -80,7 +84,9 @@ def _checked(record: dict, raw: bool = False) -> dict:
         if not raw and not images.is_floating_point():
             raise ValueError(f"its images are {images.dtype}, not normalised floats")
     meta.pop("packed", None)
-    if meta.get("formation", 1) not in (1, 2) or not isinstance(meta.get("options", {}), dict):
+    if meta.get("formation", 1) not in (1, 2) or not all(
+            type(meta[name]) is kind for name, kind in META.items() if name in meta) or not all(
+            type(value) is kind for name, kind in META_LISTS.items() for value in meta.get(name, [])):
         raise ValueError("its `meta` is damaged")
     image = pairs[0].images[:1].float()
     if "mean" in meta and pixels(image, meta).shape != image.shape:

@@ -1,5 +1,6 @@
 """Image files, in a folder or a zip: which there are, of which class, and their pixels, cached as one uint8 file."""
 
+import contextvars
 import hashlib
 import io
 import os
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ..system import files, logs
+from ..system import files, logs, unpickle
 from ..system.errors import UserError, reason
 from . import class_order
 
@@ -26,6 +27,9 @@ SUFFIXES = (*IMG_EXTENSIONS, ".jfif", ".jpe", ".gif")
 LEFT_BY_SYSTEMS = {"Thumbs.db", "desktop.ini", "Icon\r", "ehthumbs.db"}
 SAID = 10  # of files that are wrong, the first ones are named
 FILES_PER_WORKER = 1000  # a decoding process costs as much as decoding about this many small images
+READ_ONLY = contextvars.ContextVar("READ_ONLY", default=False)  # whether the folder of the data is another's
+MOST_FILE_BYTES, MOST_PIXELS = 2**28, 50_000_000  # of one file, before it is decoded
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # of the documented names; others start programs
 BATCH_BYTES = 2**20  # of pixels that a decoding process hands over at once
 
 
@@ -72,8 +76,11 @@ class Tree:
         return {name: stamps[member] for name, member in self._members.items()}
 
     def read(self, name: str) -> bytes:
+        if self.stamps.get(name, (0,))[0] > MOST_FILE_BYTES:
+            raise ValueError(f"larger than {MOST_FILE_BYTES >> 20} MiB")
         if self.root.is_dir():
-            return (self.root / name).read_bytes()
+            with files.open_regular(self.root / name) as file:
+                return file.read(MOST_FILE_BYTES)
         if self._zip is None:
             self._zip = zipfile.ZipFile(self.root)
         return self._zip.read(self._members[name])
@@ -240,8 +247,12 @@ class _Images(Dataset):
 
     def __getitem__(self, k: int) -> tuple[np.ndarray, str]:
         try:
-            with warnings.catch_warnings(), Image.open(io.BytesIO(self.tree.read(self.names[k]))) as image:
-                warnings.simplefilter("ignore")  # Pillow warns of transparency that is lost
+            # Pillow warns of transparency that is lost
+            content = io.BytesIO(self.tree.read(self.names[k]))
+            with warnings.catch_warnings(action="ignore"), Image.open(content, formats=FORMATS) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    return self.broken, (f"{self.names[k]} has {image.width} x {image.height} pixels, more than "
+                                         f"{MOST_PIXELS:,}; make it smaller")
                 if image.mode.startswith(("I", "F")):
                     return self.broken, f"{self.names[k]} has more than 8 bits a channel; convert it to 8"
                 image = ImageOps.exif_transpose(image).convert(self.mode)
@@ -290,19 +301,25 @@ def decode(tree: Tree, names: list[str], channels: int, size: int) -> Tensor:
 def load_cached(tree: Tree, listing: Listing, channels: int, size: int, cache: Path) -> tuple[Tensor, Tensor]:
     """Pixels of the train and test images, from the cache file where it was made from these very files.
 
-    Files are told by their names, sizes and dates. The cached pixels are mapped into memory, not copied.
+    Files are told by their names, sizes and dates. The cached pixels are mapped into memory, not copied. A cache that
+    belongs to none of this user, root and the owner of the images is made anew.
     Damage inside them is not looked for. Where the cache cannot be written, a line says so.
     """
     names = [[name for name, _ in split] for split in (listing.train, listing.test)]
     stamps = [(name, tree.stamps[name]) for split in names for name in split]
     key = hashlib.sha256(repr((channels, size, stamps)).encode()).hexdigest()
     try:
-        cached = torch.load(cache, weights_only=True, mmap=True)
-        if cached["key"] == key:
+        cached = unpickle.load_torch(cache, mmap=True)
+        owners = {os.getuid(), 0, tree.root.stat().st_uid}  # another's cache in a shared folder would choose the pixels
+        whole = all(cached[part].dtype == torch.uint8 and cached[part].shape == (len(split), channels, size, size)
+                    for part, split in zip(("train", "test"), names, strict=True))
+        if cached["key"] == key and whole and cache.stat().st_uid in owners:
             return cached["train"], cached["test"]
     except Exception:  # no cache or a damaged one: it is made anew
         pass
     train, test = (decode(tree, split, channels, size) for split in names)
+    if READ_ONLY.get():
+        return train, test
     try:
         files.write_whole(cache, lambda file: torch.save({"key": key, "train": train, "test": test}, file))
     except (UserError, RuntimeError):  # torch.save turns what the system refuses into RuntimeError
