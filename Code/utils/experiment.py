@@ -70,7 +70,8 @@ def run(args) -> Record:
 
 def load_data(args) -> RealData:
     """The data set that a command line names, on its device."""
-    return datasets.load(args.dataset, args.data_path, device.choose(args.device), args.im_size, args.zca, args.seed)
+    return datasets.load(args.dataset, args.data_path, device.choose(args.device), args.im_size, args.zca, args.seed,
+                         args.validation)
 
 
 def check(args, data: RealData) -> None:

@@ -64,8 +64,7 @@ def choose(select, data: RealData, pool: Pool, options, max_batch: int) -> np.nd
     if sets * options.ipc > min(data.class_sizes):
         raise UserError(f"--ipc {options.ipc}: {sets * options.ipc} different images of each class are needed, and "
                         f"{data.name} has classes of {min(data.class_sizes)}; choose fewer")
-    pool.train(turn=0)
-    network, seed = pool.members[0].network.eval(), pool.draws.network_seed(options.method)
+    network, seed = pool.for_features().network.eval(), pool.draws.network_seed(options.method)
     chosen = []
     with torch.no_grad():
         for rows in data.class_rows:
