@@ -256,7 +256,7 @@ def test_damaged_network_is_refused(how, older, tmp_path):
     for path in older.glob("*.pt"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     damage(tmp_path / "network_001.pt", how)
-    with pytest.raises(UserError, match="network_001.pt: not a network") as error:
+    with pytest.raises(UserError, match=r"network_001\.pt: not a network") as error:
         pretrained.read(tmp_path / "network_001.pt")
     assert "\n" not in str(error.value) and not (tmp_path / "ran").exists()
 
