@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import children
-from conftest import TINY, call_script
+from conftest import SHORT, TINY, call_script
 from formats import Payload
 from reference import ReferenceLoop
 from utils import networks, options, pretrained, storage
@@ -116,7 +116,9 @@ class PretrainedLoop(ReferenceLoop):
 
     def step(self, it):
         self.optimizer_img.param_groups[0]["lr"] = self.rate(it)
-        self.update(it)
+        chosen = self.chosen(it)
+        for ol in range(self.options.outer_loop):
+            self.update(chosen, it, ol)
 
     def rate(self, it):
         options = self.options
@@ -176,7 +178,7 @@ def test_cross_entropy_of_other_stages(older, digits, make_options):
 def test_networks_and_draws(older, digits, make_options):
     pools = [Distillation(digits(), make_options("--pool", older, "--seed", seed, "--soft_labels", 0.5, "--soft_stages",
                                                  40, "--train_net_num", 1)).pool for seed in (0, 0, 1)]
-    chosen = [[(m.number, m.step) for it in range(30) for m in pool.matching(it, 0)] for pool in pools]
+    chosen = [[(m.number, m.step) for it in range(30) for m in pool.matching(it)] for pool in pools]
     assert chosen[0] == chosen[1] != chosen[2] and set(chosen[0]) == {(0, 20), (0, 40), (1, 20), (1, 40)}
     assert [(m.number, m.step) for m in pools[0].labelling()] == [(0, 40), (1, 40)]
     assert 0 < pools[0].members[0].percent < pools[0].members[1].percent <= 100
@@ -270,8 +272,8 @@ def test_other_methods_take_them(method, older, tmp_path):
 
 
 def test_compare_leaves_dm_its_fresh_networks(older, tmp_path):
-    done = call_script("compare.py", "--dataset", "digits", "--methods", "DM", "BACON", "--ipcs", 1, *TINY, "--num_eval",
-                       1, "--pool", older, "--pool_stages", 40, "--save_path", tmp_path)
+    done = call_script("compare.py", "--dataset", "digits", "--methods", "DM", "BACON", "--ipcs", 1, *SHORT,
+                       "--num_eval", 1, "--pool", older, "--pool_stages", 40, "--save_path", tmp_path)
     assert "| DM |" in done.stdout and "| BACON |" in done.stdout
 
 
