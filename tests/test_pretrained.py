@@ -1,16 +1,16 @@
 """Networks trained beforehand: how pretrain.py makes them, and what --pool does with them."""
 
-import copy
-import math
+import json
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+import benchmark
 import children
 from conftest import SHORT, TINY, call_script
 from formats import Payload
-from reference import ReferenceLoop
+from reference import PretrainedLoop
 from utils import networks, options, pretrained, storage
 from utils.distill import Distillation
 from utils.errors import UserError
@@ -103,36 +103,6 @@ def test_more_networks_are_added_and_others_left_alone(folder, tmp_path):
 def test_training_refuses_in_one_line(flags, words, folder):
     done = call_script("pretrain.py", *TRAIN[:-1], folder.parent, *flags, expect=2)
     assert words in done.stderr and len(done.stderr.splitlines()) == 1
-
-
-class PretrainedLoop(ReferenceLoop):
-    """The literal loop on networks that are there: no growth, no training, an accuracy that stands."""
-
-    def __init__(self, data, options):
-        super().__init__(data, options)
-        self.pool = Distillation(data, options).pool
-        self.nets = [copy.deepcopy(member.network).requires_grad_(True) for member in self.pool.members]
-        self.meters = [_Known(member.percent.item()) for member in self.pool.members]
-
-    def step(self, it):
-        self.optimizer_img.param_groups[0]["lr"] = self.rate(it)
-        chosen = self.chosen(it)
-        for ol in range(self.options.outer_loop):
-            self.update(chosen, it, ol)
-
-    def rate(self, it):
-        options = self.options
-        if options.lr_decay == "none":
-            return options.lr_img
-        return 0.5 * options.lr_img * (1 + math.cos(math.pi * it / options.Iteration))
-
-
-class _Known:
-    def __init__(self, percent):
-        self.percent = percent
-
-    def value(self):
-        return self.percent
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +239,24 @@ def test_other_methods_take_them(method, older, tmp_path):
     done = call_script("BACON_digits.py", *flags, "--method", method, "--pool", older, "--soft_labels", 0.5,
                        "--save_path", tmp_path)
     assert "result:" in done.stdout
+
+
+def test_benchmark_has_no_row_of_pool_training(older, tmp_path, monkeypatch, capsys):
+    flags = ["--dataset", "digits", "--model", "ConvNetW32", "--ipc", "1", "--batch_real", "16", "--no_compile",
+             "--rounds", "1", "--pool", str(older), "--save_path", str(tmp_path), "--precision", "fp32"]
+    monkeypatch.setattr("sys.argv", ["benchmark.py", *flags])
+    monkeypatch.setattr(benchmark, "matmul_rate", lambda *of: 1e9)  # in bf16 it takes minutes where that is emulated
+    benchmark.main()
+    result = json.loads((tmp_path / "benchmark_BACON_digits_ConvNetW32_1ipc_fp32.json").read_text())
+    assert set(result["phases"]) == {"iteration", "image update", "evaluation epoch", "test pass"}
+    assert result["phases"]["image update"]["share"] == 1 and "pool training" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags, word", [(["--ce_stages", 40], "--only engine"), (["--growth"], "leave --pool out")])
+def test_benchmark_refuses_in_one_line(flags, word, older, tmp_path):
+    done = call_script("benchmark.py", "--dataset", "digits", "--model", "ConvNetW32", "--pool", older, *flags,
+                       "--save_path", tmp_path, expect=2)
+    assert word in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_compare_leaves_dm_its_fresh_networks(older, tmp_path):
