@@ -12,10 +12,10 @@ the folder, each process takes the networks that no other one is training.
 import torch
 
 from utils import device, experiment, files, networks, options, pretrained
-from utils.errors import UserError
 
 
 def parse(arguments: list[str] | None = None):
+    """The options of a command line; a bad one ends the program with one line and exit code 2."""
     parser = options.new_parser(__doc__)
     options.add_data(parser)
     parser.set_defaults(save_path=options.path("pretrained"))
@@ -27,9 +27,15 @@ def parse(arguments: list[str] | None = None):
          help="steps after which a network is kept, 0: untrained; None: --steps, its half, and so on down to 100")
     flag("--trained_bs", type=options.integer(1), default=256, help="batch size")
     flag("--lr_net", type=options.number(0, above=True), default=0.01, help="learning rate")
-    flag("--net_decay", action=options.argparse.BooleanOptionalAction, default=True,
-         help="momentum 0.9 and weight decay 5e-4, as all published commands have it")
-    chosen = parser.parse_args(arguments)
+    options.switch(flag, "net_decay", True, "momentum 0.9 and weight decay 5e-4, as all published commands have it")
+    return _checked(parser, parser.parse_args(arguments))
+
+
+def _checked(parser, chosen):
+    """The options with what was left out; ends the program where they do not go together."""
+    if networks.has_batch_norm(chosen.model):
+        parser.error(f"--model {chosen.model}: batch normalisation would change networks that are kept; choose another "
+                     "ConvNet variant")
     chosen.stages = sorted(set(chosen.stages or pretrained.default_stages(chosen.steps)))
     if chosen.stages[-1] > chosen.steps:
         parser.error(f"--stages {chosen.stages[-1]}: later than --steps {chosen.steps}; raise --steps")
@@ -42,11 +48,13 @@ def parse(arguments: list[str] | None = None):
 
 
 def folder_name(chosen) -> str:
+    """Of one data set, network, size of images and whitening, whose networks may be used together."""
     size = f"_{chosen.im_size}px" if chosen.im_size else ""
     return f"{chosen.dataset}_{chosen.model}{size}{'_zca' * chosen.zca}{'_validation' * chosen.validation}"
 
 
 def main() -> None:
+    """Trains what is missing, network by network."""
     chosen = parse()
     device.keep_freed_memory()
     with device.memory_accounted(chosen):

@@ -1,6 +1,7 @@
 """Networks trained beforehand: how pretrain.py makes them, and what --pool does with them."""
 
 import json
+import random
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ import torch.nn.functional as F
 
 import benchmark
 import children
-from conftest import SHORT, TINY, call_script
+from conftest import ROOT, SHORT, TINY, call_script
 from formats import Payload
 from reference import PretrainedLoop
+from test_processes import start_ranks
 from utils import networks, options, pretrained, storage
 from utils.distill import Distillation
 from utils.errors import UserError
@@ -99,6 +101,7 @@ def test_more_networks_are_added_and_others_left_alone(folder, tmp_path):
 
 @pytest.mark.parametrize("flags, words", [
     (["--lr_net", 0.1], "was made with --lr_net 0.01"), (["--seed", 1], "was made with --seed 0"),
+    (["--model", "ConvNetBN"], "--model ConvNetBN"),
     (["--steps", 9], "the last of --stages is 6"), (["--stages", 7], "later than --steps 6")])
 def test_training_refuses_in_one_line(flags, words, folder):
     done = call_script("pretrain.py", *TRAIN[:-1], folder.parent, *flags, expect=2)
@@ -199,7 +202,8 @@ def test_run_does_not_go_on_with_other_networks(older, folder, tmp_path):
     (["--pool", "nowhere"], "make them with pretrain.py"),
     (["--model", "ConvNetW64"], "another model: ConvNetW32, not ConvNetW64"), (["--im_size", 20], "im_size"),
     (["--zca"], "zca"), (["--validation"], "other images"), (["--pool_stages", 7], "--pool_stages 7"),
-    (["--pool_networks", 3], "has 2"), (["--method", "DM"], "leave --pool out"), (["--no-syn_ce", "--ce_stages", 40], "--syn_ce"),
+    (["--pool_networks", 3], "has 2"), (["--method", "DM"], "leave --pool out"),
+    (["--no-syn_ce", "--ce_stages", 40], "--syn_ce"), (["--model", "ConvNetBN"], "--model ConvNetBN"),
     (["--soft_stages", 40], "--soft_labels")], ids=lambda value: " ".join(map(str, value)))
 def test_refused_in_one_line(flags, words, older, tmp_path):
     done = call_script("BACON_digits.py", *TINY, "--pool", older, "--save_path", tmp_path, *flags, expect=2)
@@ -231,6 +235,50 @@ def test_damaged_network_is_refused(how, older, tmp_path):
     with pytest.raises(UserError, match=r"network_001\.pt: not a network") as error:
         pretrained.read(tmp_path / "network_001.pt")
     assert "\n" not in str(error.value) and not (tmp_path / "ran").exists()
+
+
+def test_flipped_bytes_are_noticed_or_change_nothing(folder, tmp_path):
+    """In a finished file at any place, and in a network that is half trained."""
+    content, rng = (folder / "network_000.pt").read_bytes(), random.Random(0)
+    expected, path, refused = pretrained.read(folder / "network_000.pt"), tmp_path / "network_000.pt", 0
+    for _ in range(300):
+        damaged = bytearray(content)
+        damaged[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            assert pretrained.checksum(pretrained.read(path)) == pretrained.checksum(expected)
+        except UserError as error:
+            refused += 1
+            assert str(error).startswith(f"{path}: not a network") and "\n" not in str(error)
+    assert refused > 150
+
+
+def test_commands_of_the_documentation(tmp_path):
+    """The first two, as printed."""
+    lines = (ROOT / "docs" / "pretrained.md").read_text().splitlines()
+    first, second = [line.split()[2:] for line in lines if line.startswith("    python3 -u ")][:2]
+    children.run(tmp_path, *first[1:], script=first[0])
+    assert "result:" in children.run(tmp_path, *second[1:], script=second[0]).output()
+
+
+def test_several_processes_share_the_networks(folder, tmp_path):
+    """Three at once: each network is trained by one, and all are those of a single process."""
+    running = [children.start(tmp_path, *TRAIN, script="pretrain.py", name=f"process{k}") for k in range(3)]
+    assert [process.wait() for process in running] == [0, 0, 0], running[0].error()
+    assert sum(process.output().count("6 steps") for process in running) == 2
+    for path in folder.glob("*.pt"):
+        assert same(stages(tmp_path / FOLDER / path.name), stages(path))
+
+
+def test_two_processes_give_the_set_of_one(older, whole, tmp_path):
+    """One class at a time, so that the same batches go through a network."""
+    flags = [*RUN, "--pool", older, "--max_batch", 8]
+    children.run(tmp_path / "alone", *flags)
+    ranks = start_ranks(tmp_path / "both", 2, *flags)
+    assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].error()
+    ours, theirs = finished(tmp_path / "both"), finished(tmp_path / "alone")
+    assert torch.equal(ours["data"][0][0], theirs["data"][0][0])
+    torch.testing.assert_close(ours["data"][0][0], finished(whole)["data"][0][0], rtol=0, atol=1e-2)
 
 
 @pytest.mark.parametrize("method", ["kmeans", "herding", "kcenter", "random", "IDM"])

@@ -279,9 +279,13 @@ def _check(parser: Parser, options: argparse.Namespace, method: methods.Method):
 
 
 def _check_pool(parser: Parser, options: argparse.Namespace, method: methods.Method):
+    """Ends the program where --pool, or a flag that goes with it, does not go with the rest."""
     if options.pool and "pool" in method.recipe:
         parser.error(f"--pool: --method {options.method} matches on fresh networks, which are its method; leave --pool "
                      "out")
+    if options.pool and networks.has_batch_norm(options.model):
+        parser.error(f"--model {options.model}: batch normalisation would change the networks of --pool; choose "
+                     "another ConvNet variant, or leave --pool out")
     for name in ("pool_stages", "ce_stages", "soft_stages", "pool_networks"):
         if getattr(options, name) and not options.pool and "pool" not in method.recipe:
             parser.error(f"--{name}: it chooses among networks trained beforehand; name their folder with --pool")
