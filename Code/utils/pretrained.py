@@ -318,6 +318,7 @@ class Pretrained:
         return {"pretrained": self.checksum}
 
     def restore(self, state: dict):
+        """Goes on with these networks, of which nothing changes. UserError where they are not those of `state`."""
         if state != self.state():
             raise UserError(f"--pool {self.options.pool}: its networks are not those that the run began with; bring "
                             "them back (--pool_networks leaves later ones out)")
