@@ -204,7 +204,7 @@ def test_run_does_not_go_on_with_other_networks(older, folder, tmp_path):
     (["--zca"], "zca"), (["--validation"], "other images"), (["--pool_stages", 7], "--pool_stages 7"),
     (["--pool_networks", 3], "has 2"), (["--method", "DM"], "leave --pool out"),
     (["--no-syn_ce", "--ce_stages", 40], "--syn_ce"), (["--model", "ConvNetBN"], "--model ConvNetBN"),
-    (["--soft_stages", 40], "--soft_labels")], ids=lambda value: " ".join(map(str, value)))
+    (["--soft_stages", 40], "--soft_labels")])
 def test_refused_in_one_line(flags, words, older, tmp_path):
     done = call_script("BACON_digits.py", *TINY, "--pool", older, "--save_path", tmp_path, *flags, expect=2)
     assert words in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
