@@ -25,14 +25,17 @@ import torch
 from matplotlib.figure import Figure
 from torch.utils.flop_counter import FlopCounterMode
 
-from utils import data as datasets
-from utils import device, evaluation, experiment, figures, files, methods, options, processes, storage
+from utils import augment, evaluation, figures, methods, storage
+from utils.data import RealData, load_data
 from utils.distill import Distillation
 from utils.draws import generator
-from utils.errors import UserError, reason
 from utils.networks import get_network
-from utils.passes import Passes
-from utils.record import circumstances, plain, run_name
+from utils.networks.batches import is_compiled
+from utils.options import PUBLISHED_MNIST, Parser, parse_options, whole_number
+from utils.run_files import circumstances, plain, run_name
+from utils.system import device, distributed, files, memory
+from utils.system.errors import UserError, reason
+from utils.system.reporting import reported
 
 ITERATION = ("image update", "pool training")
 EPOCHS = 3  # of a training that is timed
@@ -54,31 +57,31 @@ def timed(of: torch.device, work: Callable[[], object], least: float = 0.1) -> f
         for _ in range(calls):
             work()
         seconds = clock(of) - begun
-        if processes.agree(seconds >= least):
+        if distributed.all_reduce_max(seconds >= least):
             return seconds / calls
         calls *= 2
 
 
-def evaluation_parts(data: datasets.RealData, args, images: torch.Tensor):
+def evaluation_parts(data: RealData, options, images: torch.Tensor):
     """What evaluation takes: the stored images (K, ipc, C, H, W) expanded, labels, a network, options of few epochs."""
-    images, labels = storage.expand(*storage.labelled(images.detach()), 2 if args.aug else 1)
-    network = get_network(args.model, *data.network_shape, seed=0)
-    few = Namespace(**vars(args) | {"epoch_eval_train": EPOCHS - 1})
+    images, labels = storage.expand(*storage.labelled(images.detach()), augment.formation(options.aug))
+    network = get_network(options.model, *data.network_shape, seed=0)
+    few = Namespace(**vars(options) | {"epoch_eval_train": EPOCHS - 1})
     return images, labels.to(data.device), network.to(data.device), few
 
 
-def time_engine(data: datasets.RealData, args) -> dict[str, float]:
+def time_engine(data: RealData, options) -> dict[str, float]:
     """Seconds of each phase, after one to warm up: one iteration, one evaluation epoch, one test."""
-    engine = Distillation(data, args)
-    images, labels, network, few = evaluation_parts(data, args, engine.images)
-    passes = engine.pool.passes
-    passes.prepare(network, data.device, data.dtype)
+    engine = Distillation(data, options)
+    images, labels, network, few = evaluation_parts(data, options, engine.images)
+    runner = engine.pool.runner
+    runner.prepare(network, data.device, data.dtype)
 
     def epochs():
-        evaluation.train(network, images, labels, few, generator(0), passes)
+        evaluation.train(network, images, labels, few, generator(0), runner)
 
     def test():
-        evaluation.test(network, data, args.max_batch, passes)
+        evaluation.test(network, data, options.max_batch, runner)
 
     engine.step(0)
     epochs()
@@ -104,22 +107,22 @@ def phases_of(engine: Distillation) -> dict[str, Callable[[], None]]:
     return {"image update": update} | ({} if engine.options.pool else {"pool training": train})
 
 
-def time_reference(data: datasets.RealData, args) -> dict[str, float]:
+def time_reference(data: RealData, options) -> dict[str, float]:
     """The same of the literal loop and the published evaluation, with the default allocator and PyTorch's defaults
     (on a GPU, convolutions in TF32)."""
     sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-    from reference import PretrainedLoop, ReferenceDM, ReferenceLoop, accuracy_on_test_images, evaluate_synset
+    from utils.reference import PretrainedLoop, ReferenceDM, ReferenceLoop, accuracy_on_test_images, evaluate_synset
 
-    if args.method == "DM":
-        loop = ReferenceDM(data, args)
+    if options.method == "DM":
+        loop = ReferenceDM(data, options)
         phases = {"image update": lambda: loop.step(1), "pool training": lambda: None}
     else:
-        loop = (PretrainedLoop if args.pool else ReferenceLoop)(data, args)
-        loops = range(args.outer_loop)
+        loop = (PretrainedLoop if options.pool else ReferenceLoop)(data, options)
+        loops = range(options.outer_loop)
         phases = {"image update": lambda: [loop.update(loop.chosen(1), 1, ol) for ol in loops]}
-        if not args.pool:
+        if not options.pool:
             phases["pool training"] = lambda: [loop.train_networks(ol) for ol in loops]
-    images, labels, network, few = evaluation_parts(data, args, loop.image_syn.unflatten(0, (data.num_classes, -1)))
+    images, labels, network, few = evaluation_parts(data, options, loop.image_syn.unflatten(0, (data.num_classes, -1)))
 
     def epochs():
         evaluate_synset(network, images, labels, few, generator(0))
@@ -140,10 +143,16 @@ LOOPS = {"engine": time_engine, "reference": time_reference}
 
 
 def matmul_rate(of: torch.device, precision: str) -> float:
-    """Floating-point operations per second of matrix products at a precision, the best of ten."""
-    size = 8192 if of.type == "cuda" else 2048
+    """Floating-point operations per second of matrix products at a precision, the best of ten.
+
+    The matrices grow until a product takes a while, so that one of a CPU without bf16, which is emulated, ends.
+    """
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    a = torch.randn(size, size, device=of, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    size, most, seconds = 128, 8192 if of.type == "cuda" else 2048, 0.0
+    while size < most and seconds < 0.02:
+        size *= 2
+        a = torch.randn(size, size, device=of, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+        seconds = timed(of, lambda a=a: a @ a, 0.0)
     return 2 * size**3 / min(timed(of, lambda: a @ a, 0.02) for _ in range(10))
 
 
@@ -154,20 +163,21 @@ def copy_rate(of: torch.device) -> float:
     return 2 * a.nbytes / min(timed(of, lambda: b.copy_(a), 0.02) for _ in range(10))
 
 
-def operations(data: datasets.RealData, args) -> dict[str, float]:
+def operations(data: RealData, options) -> dict[str, float]:
     """Operations that each phase needs, counted in forward passes of one image: 3 for a training image,
     1 for a real image (no gradient), 2 for a synthetic one (gradient of the input alone)."""
-    network = get_network(args.model, *data.network_shape)
+    network = get_network(options.model, *data.network_shape)
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, *data.image_shape))
-    synthetic = data.num_classes * args.ipc * (4 if args.aug else 1)
-    real = sum(min(count, args.batch_real) for count in data.class_sizes)
-    passes = {"image update": args.train_net_num * args.outer_loop * (real + 2 * synthetic),
-              "pool training": 3 * args.outer_loop * args.fetch_net_num * args.model_train_steps * args.trained_bs,
+    synthetic = data.num_classes * options.ipc * augment.tiles(options.aug)
+    real = sum(min(count, options.batch_real) for count in data.class_sizes)
+    trained = options.fetch_net_num * options.model_train_steps * options.trained_bs
+    images = {"image update": options.outer_loop * options.train_net_num * (real + 2 * synthetic),
+              "pool training": options.outer_loop * 3 * trained,
               "evaluation epoch": 3 * synthetic, "test pass": len(data.test_labels)}
-    if args.pool:
-        del passes["pool training"]
-    return {phase: count * counter.get_total_flops() for phase, count in passes.items()}
+    if options.pool:
+        del images["pool training"]
+    return {phase: count * counter.get_total_flops() for phase, count in images.items()}
 
 
 def child(loop: str) -> dict[str, float]:
@@ -180,15 +190,15 @@ def child(loop: str) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def compare(data: datasets.RealData, args) -> None:
+def compare(data: RealData, options) -> None:
     """The table of both loops, printed and written."""
-    rounds = [{loop: child(loop) for loop in LOOPS} for _ in range(args.rounds)]
+    rounds = [{loop: child(loop) for loop in LOOPS} for _ in range(options.rounds)]
     rates = {precision: matmul_rate(data.device, precision)
-             for precision in dict.fromkeys(("fp32", "bf16", args.precision))}
-    copied, work = copy_rate(data.device), operations(data, args)
-    result = about(data, args) | {"matmul": rates, "copy": copied, "phases": {}}
-    print(f"{run_name(args)}, {args.precision}, {'' if result['compiled'] else 'not '}compiled; "
-          f"{result['machine']}; median of {args.rounds} rounds\nmatrix products: "
+             for precision in dict.fromkeys(("fp32", "bf16", options.precision))}
+    copied, work = copy_rate(data.device), operations(data, options)
+    result = about(data, options) | {"matmul": rates, "copy": copied, "phases": {}}
+    print(f"{run_name(options)}, {options.precision}, {'' if result['compiled'] else 'not '}compiled; "
+          f"{result['machine']}; median of {options.rounds} rounds\nmatrix products: "
           + ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {precision}" for precision, rate in rates.items())
           + f"; copying: {copied / 1e9:.1f} GB/s")
     print(f"{'milliseconds':18} {'reference':>10} {'engine':>10} {'share':>6} {'ratio':>6} {'GFLOP/s':>8} "
@@ -203,17 +213,17 @@ def compare(data: datasets.RealData, args) -> None:
         rate = sum(work[part] for part in parts) / seconds["engine"]
         print(f"{phase:18} {1e3 * seconds['reference']:10.1f} {1e3 * seconds['engine']:10.1f} "
               f"{'-' if share is None else f'{100 * share:.0f}%':>6} {ratio:6.2f} {rate / 1e9:8.0f} "
-              f"{100 * rate / rates[args.precision]:8.0f}%")
+              f"{100 * rate / rates[options.precision]:8.0f}%")
         result["phases"][phase] = {**seconds, "ratio": ratio, "share": share, "flops_per_second": rate}
-    how = f"{args.precision}{'_compiled' * result['compiled']}"
-    files.write_json(args.save_path / f"benchmark_{run_name(args)}_{how}.json", result)
+    how = f"{options.precision}{'_compiled' * result['compiled']}"
+    files.write_json(options.save_path / f"benchmark_{run_name(options)}_{how}.json", result)
 
 
-def about(data: datasets.RealData, args) -> dict:
+def about(data: RealData, options) -> dict:
     """The circumstances of a figure, and what else a benchmark depends on."""
     return {**circumstances(data.device),
-            "torch": str(torch.__version__), "compiled": Passes(args, data.device).compiled,
-            "options": plain(args)}
+            "torch": str(torch.__version__), "compiled": is_compiled(options.compile, data.device, options.Iteration),
+            "options": plain(options)}
 
 
 def check_compiler(of: torch.device) -> None:
@@ -225,14 +235,14 @@ def check_compiler(of: torch.device) -> None:
                         "out") from None
 
 
-def first_classes(data: datasets.RealData, count: int) -> datasets.RealData:
+def first_classes(data: RealData, count: int) -> RealData:
     """The data set of the first `count` classes alone."""
     train, test = data.labels < count, data.test_labels < count
     return replace(data, images=data.images[train], labels=data.labels[train], test_images=data.test_images[test],
                    test_labels=data.test_labels[test], class_names=data.class_names[:count])
 
 
-def grow(data: datasets.RealData, args) -> None:
+def grow(data: RealData, options) -> None:
     """Seconds of the engine's iteration against classes and images per class, printed, written and plotted."""
     points = []
     for what, (values, other) in GROWTH.items():
@@ -242,20 +252,20 @@ def grow(data: datasets.RealData, args) -> None:
                 print(f"{data.name} has no {classes} classes", flush=True)
                 continue
             try:
-                engine = Distillation(first_classes(data, classes), Namespace(**vars(args) | {"ipc": ipc}))
+                engine = Distillation(first_classes(data, classes), Namespace(**vars(options) | {"ipc": ipc}))
             except UserError as error:
                 print(f"{classes} classes, {ipc} images per class: left out ({error})", flush=True)
                 continue
             engine.step(0)
-            seconds = {phase: float(np.median([timed(data.device, work) for _ in range(args.rounds)]))
+            seconds = {phase: float(np.median([timed(data.device, work) for _ in range(options.rounds)]))
                        for phase, work in phases_of(engine).items()}
             points.append({"growing": what, "classes": classes, "ipc": ipc, "seconds": seconds})
             print(f"{classes} classes, {ipc} images per class: "
                   + ", ".join(f"{phase} {value:.3f} s" for phase, value in seconds.items()), flush=True)
-    files.write_json(args.save_path / "growth.json", about(data, args) | {"points": points})
-    plot(points, f"{data.name}, {args.model}, {data.image_shape[1]}x{data.image_shape[2]}",
-         args.save_path / "growth.png")
-    print(f"{args.save_path}: growth.json, growth.png")
+    files.write_json(options.save_path / "growth.json", about(data, options) | {"points": points})
+    plot(points, f"{data.name}, {options.model}, {data.image_shape[1]}x{data.image_shape[2]}",
+         options.save_path / "growth.png")
+    print(f"{options.save_path}: growth.json, growth.png")
 
 
 def plot(points: list[dict], title: str, path: Path) -> None:
@@ -275,8 +285,8 @@ def plot(points: list[dict], title: str, path: Path) -> None:
     figures.save_png(figure, path)
 
 
-def add_flags(parser: options.Parser) -> None:
-    parser.add_argument("--rounds", type=options.integer(1), default=2, help="times each loop is timed")
+def add_flags(parser: Parser) -> None:
+    parser.add_argument("--rounds", type=whole_number(1), default=2, help="times each loop is timed")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--only", choices=tuple(LOOPS), help="time one loop, once, and print JSON")
     what.add_argument("--growth", action="store_true",
@@ -285,33 +295,33 @@ def add_flags(parser: options.Parser) -> None:
 
 
 def main() -> None:
-    args = options.parse(__doc__, add_flags=add_flags, **options.PUBLISHED_MNIST,
+    options = parse_options(__doc__, add_flags=add_flags, **PUBLISHED_MNIST,
                          precision="tf32" if torch.cuda.is_available() else "fp32")
-    if methods.find(args.method).objective is None:
-        raise UserError(f"--method {args.method}: has no iterations to time; choose BACON, IDM or DM")
-    if args.method not in methods.METHODS and args.only != "engine" and not args.growth:
-        raise UserError(f"--method {args.method}: the literal loop knows BACON, IDM and DM alone; add --only engine or "
-                        "--growth")
-    if args.ce_stages and args.only != "engine":
+    if methods.find(options.method).objective is None:
+        raise UserError(f"--method {options.method}: has no iterations to time; choose BACON, IDM or DM")
+    if options.method not in methods.METHODS and options.only != "engine" and not options.growth:
+        raise UserError(f"--method {options.method}: the literal loop knows BACON, IDM and DM alone; add --only engine "
+                        "or --growth")
+    if options.ce_stages and options.only != "engine":
         raise UserError("--ce_stages: the literal loop takes the cross-entropy from the network it matches on; add "
                         "--only engine")
-    if args.pool and args.growth:
+    if options.pool and options.growth:
         raise UserError("--growth: it leaves classes out, of which the networks of --pool know all; leave --pool out")
-    if processes.started_by_torchrun() and args.only != "engine":
+    if distributed.started_by_torchrun() and options.only != "engine":
         raise UserError("torchrun: several processes can time the engine alone; add --only engine")
-    if args.only != "reference":
-        device.keep_freed_memory()
-    with processes.joined(device.choose(args.device)), device.enough_memory(Namespace(max_batch=args.max_batch)):
-        data = experiment.load_data(args)
-        if Passes(args, data.device).compiled and args.only != "reference":
+    if options.only != "reference":
+        memory.keep_freed_memory()
+    with distributed.process_group(device.find(options.device)), memory.enough_memory(options.max_batch):
+        data = load_data(options)
+        if is_compiled(options.compile, data.device, options.Iteration) and options.only != "reference":
             check_compiler(data.device)
-        if args.only:
-            print(json.dumps(LOOPS[args.only](data, args)))
+        if options.only:
+            print(json.dumps(LOOPS[options.only](data, options)))
             return
-        files.make_folder(args.save_path)
-        (grow if args.growth else compare)(data, args)
+        files.make_folder(options.save_path)
+        (grow if options.growth else compare)(data, options)
 
 
 if __name__ == "__main__":
-    with experiment.reported():
+    with reported():
         main()

@@ -19,25 +19,38 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from utils import checkpoint, device, experiment, figures, files, methods, options, record, storage
+from utils import checkpoint, experiment, figures, methods, run_files, storage, summary
+from utils.data import load_data
 from utils.distill import Distillation
-from utils.errors import UserError
+from utils.options import (
+    MOST_SEED,
+    PUBLISHED_MNIST,
+    build_parser,
+    drop_dead_flags,
+    finite_number,
+    parse_options,
+    whole_number,
+)
+from utils.summary import table_cell
+from utils.system import device, files, memory
+from utils.system.errors import UserError
+from utils.system.reporting import reported
 
 SEVERAL = {"method": "methods", "ipc": "ipcs", "seed": "seeds"}  # flags of one run, and what names them here
 FOR_ALL = SEVERAL | {"dataset": "dataset", "save_path": "save_path"}  # not for a method alone
 TIMED_SECONDS, TIMED_ITERATIONS = 10, 3  # to learn how long an iteration takes
 
 
-def is_done(args) -> bool:
+def is_done(options) -> bool:
     """Whether a run of these options has been completed; UserError where the set is of other options."""
-    folder, wanted = record.run_folder(args), vars(args)
-    path = record.set_path(folder)
-    if not (path.exists() and record.metrics_path(folder).exists()):
+    folder, wanted = run_files.run_folder(options), vars(options)
+    path = run_files.set_path(folder)
+    if not (path.exists() and run_files.metrics_path(folder).exists()):
         return False
     meta = storage.load(path)["meta"]
     if differ := checkpoint.differences(meta["options"], wanted):
         raise UserError(f"--save_path: {path} was made with {differ}; choose another folder")
-    return record.is_finished(meta["iteration"], wanted)
+    return run_files.is_finished(meta["iteration"], wanted)
 
 
 def summarise(method: str, cells: list[argparse.Namespace]) -> list[dict]:
@@ -45,9 +58,9 @@ def summarise(method: str, cells: list[argparse.Namespace]) -> list[dict]:
 
     Accuracies are those of every network, in 0..1; seconds are those of making one set, without evaluations.
     """
-    folders = [record.run_folder(args) for args in cells]
-    sets = [storage.load(record.set_path(folder)) for folder in folders]
-    lines = [line for folder in folders for line in files.read_json_lines(record.metrics_path(folder))]
+    folders = [run_files.run_folder(options) for options in cells]
+    sets = [storage.load(run_files.set_path(folder)) for folder in folders]
+    lines = [line for folder in folders for line in files.read_json_lines(run_files.metrics_path(folder))]
     rows = []
     for network in sets[0]["accs_all_exps"]:
         accuracies = [a for one in sets for a in one["accs_all_exps"][network]]
@@ -55,7 +68,7 @@ def summarise(method: str, cells: list[argparse.Namespace]) -> list[dict]:
         seconds = [line["seconds"] for line in own if line["iteration"] == cells[0].Iteration]
         rows.append({"method": method, "ipc": cells[0].ipc, "network": network, "iterations": cells[0].Iteration,
                      "mean": float(np.mean(accuracies)), "std": float(np.std(accuracies)), "accuracies": accuracies,
-                     "seconds": round(float(np.mean(seconds)), 1), "curve": figures.curve(own),
+                     "seconds": round(float(np.mean(seconds)), 1), "curve": summary.curve(own),
                      "options": sets[0]["meta"]["options"]})
     return rows
 
@@ -64,7 +77,7 @@ def table(dataset: str, rows: list[dict]) -> str:
     lines = [f"| {dataset} | images per class | iterations | network | test accuracy, % | networks | seconds per set |",
              "| --- | --: | --: | --- | --: | --: | --: |"]
     lines += [f"| {row['method']} | {row['ipc']} | {row['iterations']} | {row['network']} | "
-              f"{record.table_cell(row['accuracies'])} | {len(row['accuracies'])} | {row['seconds']:.0f} |"
+              f"{table_cell(row['accuracies'])} | {len(row['accuracies'])} | {row['seconds']:.0f} |"
               for row in rows]
     return "\n".join(lines) + "\n"
 
@@ -96,13 +109,13 @@ def cell(method: str, ipc: int, seed: int, shared: argparse.Namespace) -> argpar
     folder = shared.save_path / f"{name}_{ipc}ipc_seed{seed}"
     flags = ["--method", *words, "--ipc", str(ipc), "--seed", str(seed), "--save_path", str(folder),
              "--resume", "auto"]
-    return options.parse(__doc__, flags, **vars(shared))
+    return parse_options(__doc__, flags, **vars(shared))
 
 
-def affordable(args, minutes: float) -> int:
+def affordable(options, minutes: float) -> int:
     """How many iterations of a run fit in `minutes` on this machine, after one to warm up; at least 1."""
-    device.keep_freed_memory()
-    distillation = Distillation(experiment.load_data(args), args)
+    memory.keep_freed_memory()
+    distillation = Distillation(load_data(options), options)
     distillation.step(0)
     begun, done = time.monotonic(), 0
     while time.monotonic() - begun < min(TIMED_SECONDS, 6 * minutes):
@@ -133,41 +146,41 @@ def set_budget(runs: list[tuple[str, list[argparse.Namespace]]], minutes: float,
 
     Networks are compiled only where --compile says so, because the number of iterations is not known beforehand.
     """
-    path, wanted = shared.save_path / "budget.json", record.plain(shared) | {"minutes": minutes}
+    path, wanted = shared.save_path / "budget.json", run_files.plain(shared) | {"minutes": minutes}
     iterations = kept_budget(path, wanted)
     for method, cells in runs:
         name = f"{method}, IPC {cells[0].ipc}"
         if methods.find(cells[0].method).objective is None:
             continue
-        for args in cells:
-            args.compile = bool(args.compile)
+        for options in cells:
+            options.compile = bool(options.compile)
         if name not in iterations:
             iterations[name] = affordable(cells[0], minutes)
             files.write_json(path, {"options": wanted, "iterations": iterations})
         print(f"{name}: {iterations[name]} iterations in {minutes:g} minutes", flush=True)
-        for args in cells:
-            args.Iteration = iterations[name]
+        for options in cells:
+            options.Iteration = iterations[name]
 
 
 def leave(rows: list[dict], shared: argparse.Namespace) -> None:
     """Writes the table, the rows and the plot, and prints the table."""
     files.write_text(shared.save_path / "compare.md", table(shared.dataset, rows))
     files.write_json(shared.save_path / "compare.json", {
-        **record.circumstances(device.choose(shared.device)), "rows": rows})
+        **run_files.circumstances(device.find(shared.device)), "rows": rows})
     plot(shared.dataset, rows, shared.save_path / "compare.png")
     print(f"\n{table(shared.dataset, rows)}\n{shared.save_path}: compare.md, compare.json, compare.png")
 
 
 def main() -> None:
-    parser = options.build_parser(__doc__, options.PUBLISHED_MNIST | {"num_exp": 1})
+    parser = build_parser(__doc__, PUBLISHED_MNIST | {"num_exp": 1})
     parser.add_argument("--methods", nargs="+", required=True, help="methods, each with flags of its own if quoted")
-    parser.add_argument("--ipcs", type=options.integer(1), nargs="+", default=[10], help="images per class")
-    parser.add_argument("--seeds", type=options.integer(0, options.MOST_SEED), nargs="+", default=[0],
+    parser.add_argument("--ipcs", type=whole_number(1), nargs="+", default=[10], help="images per class")
+    parser.add_argument("--seeds", type=whole_number(0, MOST_SEED), nargs="+", default=[0],
                         help="a set for each of these seeds")
-    parser.add_argument("--minutes", type=options.number(0, 10**6, above=True),
+    parser.add_argument("--minutes", type=finite_number(0, 10**6, above=True),
                         help="distil for so long in place of --Iteration")
     shared = parser.parse_args()
-    options.drop_dead_flags(parser, shared)
+    drop_dead_flags(parser, shared)
     for one, several in SEVERAL.items():
         if getattr(shared, one) != parser.get_default(one):
             parser.error(f"--{one}: name it with --{several}")
@@ -175,19 +188,19 @@ def main() -> None:
     names, ipcs, seeds = (list(dict.fromkeys(values)) for values in (names, ipcs, seeds))
     runs = [(method, [cell(method, ipc, seed, shared) for seed in seeds]) for ipc in ipcs for method in names]
     with files.locked(files.make_folder(shared.save_path)):
-        with device.enough_memory(argparse.Namespace(max_batch=shared.max_batch)):
+        with memory.enough_memory(shared.max_batch):
             if minutes:
                 set_budget(runs, minutes, shared)
-            waiting = [(method, args) for method, cells in runs for args in cells if not is_done(args)]
-            for _, args in waiting:  # what cannot run is found before hours of work
-                experiment.check(args, experiment.load_data(args))
-        for k, (method, args) in enumerate(waiting, 1):
-            print(f"== run {k}/{len(waiting)}: {method}, IPC {args.ipc}, seed {args.seed}", flush=True)
-            experiment.run(args)
+            waiting = [(method, options) for method, cells in runs for options in cells if not is_done(options)]
+            for _, options in waiting:  # what cannot run is found before hours of work
+                experiment.check(options, load_data(options))
+        for k, (method, options) in enumerate(waiting, 1):
+            print(f"== run {k}/{len(waiting)}: {method}, IPC {options.ipc}, seed {options.seed}", flush=True)
+            experiment.run(options)
         rows = [row for method, cells in runs for row in summarise(method, cells)]
         leave(rows, shared)
 
 
 if __name__ == "__main__":
-    with experiment.reported(alone=True):
+    with reported(alone=True):
         main()

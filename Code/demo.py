@@ -14,11 +14,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from BACON_digits import DEFAULTS
-from utils import data as datasets
-from utils import evaluation, experiment, figures, options, storage
+from utils import evaluation, experiment, figures, storage, summary
+from utils.data import RealData, load_data
 from utils.distill import initial_images
 from utils.draws import Draws
-from utils.record import Record, accuracies_of, percent
+from utils.options import new_parser, parse_options
+from utils.record import Record, accuracies_of
+from utils.summary import percent
+from utils.system.reporting import reported
 
 WHOLE_SET_EPOCHS = 20
 
@@ -30,29 +33,29 @@ class Row:
     accuracies: list[float]
 
 
-def accuracy_of(images: Tensor, formation: int, data: datasets.RealData, args, name: str) -> list[float]:
+def accuracy_of(images: Tensor, formation: int, data: RealData, options, name: str) -> list[float]:
     """Accuracies of networks trained on stored images (K, ipc, C, H, W)."""
     ready = storage.expand(*storage.labelled(images), formation)
-    return evaluation.evaluate(*ready, data, args.model, args, Draws(args.seed), (name,))
+    return evaluation.evaluate(*ready, data, options.model, options, Draws(options.seed), (name,))
 
 
 def compare(ipc: int, flags: list[str]) -> tuple[list[Row], Record]:
     """Distils at one IPC and evaluates it, random real images and the start by the same protocol."""
-    args = options.parse(__doc__, ["--ipc", str(ipc), *flags], **DEFAULTS)
-    record = experiment.run(args)
-    data, draws = record.data, Draws(args.seed)
-    random = accuracy_of(initial_images(data, draws, ipc), 1, data, args, "random")
-    start = accuracy_of(initial_images(data, draws, ipc, aug=True), 2, data, args, "start")
+    options = parse_options(__doc__, ["--ipc", str(ipc), *flags], **DEFAULTS)
+    record = experiment.run(options)
+    data, draws = record.data, Draws(options.seed)
+    random = accuracy_of(initial_images(data, draws, ipc), 1, data, options, "random")
+    start = accuracy_of(initial_images(data, draws, ipc, aug=True), 2, data, options, "start")
     return [Row("random real images", ipc, random),
             Row("random 2x2 formation (the start)", ipc, start),
-            Row("BACON", ipc, accuracies_of(record.last, args.model))], record
+            Row("BACON", ipc, accuracies_of(record.last, options.model))], record
 
 
 def whole_set() -> Row:
-    args = options.parse(__doc__, ["--epoch_eval_train", str(WHOLE_SET_EPOCHS)], **DEFAULTS)
-    data = experiment.load_data(args)
-    accuracies = evaluation.evaluate(data.normalise(data.images), data.labels, data, args.model, args,
-                                     Draws(args.seed), ("whole",))
+    options = parse_options(__doc__, ["--epoch_eval_train", str(WHOLE_SET_EPOCHS)], **DEFAULTS)
+    data = load_data(options)
+    accuracies = evaluation.evaluate(data.normalise(data.images), data.labels, data, options.model, options,
+                                     Draws(options.seed), ("whole",))
     return Row(f"whole training set ({WHOLE_SET_EPOCHS + 1} epochs)", len(data.labels) // data.num_classes, accuracies)
 
 
@@ -61,10 +64,10 @@ def plot(compared: list[tuple[list[Row], Record]], path: Path) -> None:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for k, ((random, start, _), record) in enumerate(compared):
-        points = figures.curve([{"iteration": 0, "accuracies": start.accuracies}, *record.metrics])
-        figures.plot_curve(axes, points, color=f"C{k}", label=f"BACON, IPC {record.args.ipc}")
+        points = summary.curve([{"iteration": 0, "accuracies": start.accuracies}, *record.metrics])
+        figures.plot_curve(axes, points, color=f"C{k}", label=f"BACON, IPC {record.options.ipc}")
         axes.axhline(100 * np.mean(random.accuracies), linestyle="--", color=f"C{k}",
-                     label=f"random real images, IPC {record.args.ipc}")
+                     label=f"random real images, IPC {record.options.ipc}")
     axes.set(xlabel="iteration (0 is the random 2x2 formation)", ylabel="test accuracy, %")
     axes.set_title("scikit-learn's digits, ConvNetW32")
     axes.legend()
@@ -73,24 +76,24 @@ def plot(compared: list[tuple[list[Row], Record]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = options.new_parser(__doc__)
+    parser = new_parser(__doc__)
     parser.add_argument("--save_path", default="result/demo", help="folder for sets, pictures and records")
     parser.add_argument("--resume", choices=("auto",), default="auto", help="it goes on where it was stopped")
-    args = parser.parse_args()
-    compared = [compare(ipc, ["--save_path", args.save_path, "--resume", args.resume]) for ipc in (1, 10)]
+    options = parser.parse_args()
+    compared = [compare(ipc, ["--save_path", options.save_path, "--resume", options.resume]) for ipc in (1, 10)]
     records = [record for _, record in compared]
     rows = [row for rows, _ in compared for row in rows] + [whole_set()]
-    curve = records[0].args.save_path / "demo_accuracy.png"
+    curve = records[0].options.save_path / "demo_accuracy.png"
     plot(compared, curve)
     print(f"\n{'trained on':36} images per class   test accuracy ({len(rows[0].accuracies)} networks)")
     for row in rows:
         print(f"{row.what:36} {row.stored:16}   {percent(row.accuracies)}")
     for record in records:
-        print(f"\nIPC {record.args.ipc}: set {record.set_path.resolve()}")
+        print(f"\nIPC {record.options.ipc}: set {record.set_path.resolve()}")
         print(f"       picture {record.picture_path(0, record.last[0].iteration).resolve()}")
     print(f"\naccuracy curve: {curve.resolve()}")
 
 
 if __name__ == "__main__":
-    with experiment.reported(alone=True):
+    with reported(alone=True):
         main()

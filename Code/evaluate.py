@@ -15,56 +15,58 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from utils import device, evaluation, files, image_files, logs, networks, options, storage
-from utils.data import RealData
+from utils import augment, evaluation, networks, storage
+from utils.data import RealData, image_files, load_data
 from utils.distill import initial_images
 from utils.draws import Draws
-from utils.errors import UserError
-from utils.experiment import check_networks, load_data, reported
-from utils.record import percent
+from utils.experiment import check_networks, memory_accounted
+from utils.options import accepted_by, add_data, add_evaluation, as_path, new_parser, whole_number
+from utils.summary import mean_and_std, percent
+from utils.system import device, files, logs, memory
+from utils.system.errors import UserError
+from utils.system.reporting import reported
 
 PROTOCOL = ("dataset", "im_size", "model", "lr_net", "epoch_eval_train", "batch_train", "dsa_strategy", "seed")
 
 
 def parse() -> tuple[Namespace, dict]:
     """The command line, with the protocol of the set for what it does not say, and the set's record."""
-    parser = options.new_parser(__doc__)
+    parser = new_parser(__doc__)
     group = parser.add_argument_group("what to evaluate")
-    group.add_argument("--synthetic", type=options.path, required=True,
+    group.add_argument("--synthetic", type=as_path, required=True,
                        help=".pt or .pkl file, or folder <class>/<image>")
     group.add_argument("--aug", action="store_true", help="its images are 2x2 formations (ours say so themselves)")
-    group.add_argument("--model", type=options.accepted_by(networks.check_name), default="ConvNet",
+    group.add_argument("--model", type=accepted_by(networks.check_name), default="ConvNet",
                        help="network of mode S")
     group.add_argument("--fair", action="store_true",
                        help="add random real images, the formation's start and the whole training set, the set and "
                             "random images without augmentation, and DD-Ranking's measures")
-    group.add_argument("--epoch_whole_train", type=options.integer(0), default=30,
+    group.add_argument("--epoch_whole_train", type=whole_number(0), default=30,
                        help="with --fair: epochs on the whole training set, less 1")
-    options.add_data(parser)
-    options.add_evaluation(parser)
-    parser.set_defaults(num_eval=5)
+    add_data(parser)
+    add_evaluation(parser)
+    parser.set_defaults(num_eval=5, Iteration=0)
     path = parser.parse_args().synthetic
     record = {"data": [], "meta": {}} if os.path.isdir(path) else storage.load(path)
     used = record["meta"].get("options", {})
     parser.set_defaults(**{name: str(used[name]) for name in PROTOCOL  # as if they were flags, so that they are checked
                            if used.get(name) is not None})
-    args = parser.parse_args()
-    if args.zca and "mean" in record["meta"]:
+    options = parser.parse_args()
+    if options.zca and "mean" in record["meta"]:
         parser.error(f"--zca: {path} brings its own normalisation; leave it out")
-    return args, record
+    return options, record
 
 
-def load_test_data(args, meta: dict) -> RealData:
+def load_test_data(options, meta: dict) -> RealData:
     """The data set, normalised as the synthetic set was, and split as it was where it has no test images."""
-    data = load_data(Namespace(**vars(args) | {"seed": meta.get("seed", args.seed)}))
+    data = load_data(Namespace(**vars(options) | {"seed": meta.get("seed", options.seed)}))
     own, wanted = data.class_names, meta.get("class_names", data.class_names)
     if own != wanted:
-        raise UserError(f"--dataset {args.dataset}: its classes ({', '.join(own[:3])}, ...) are not those of "
-                        f"{args.synthetic} ({', '.join(wanted[:3])}, ...), which was made from "
+        raise UserError(f"--dataset {options.dataset}: its classes ({', '.join(own[:3])}, ...) are not those of "
+                        f"{options.synthetic} ({', '.join(wanted[:3])}, ...), which was made from "
                         f"{meta.get('dataset', 'others')}; name that, or a --data_path with classes of these names")
     if "mean" in meta:
         data.mean, data.std, data.whitening = tuple(meta["mean"]), tuple(meta["std"]), storage.whitening(meta)
@@ -89,23 +91,23 @@ def image_folder(path: Path, data: RealData) -> tuple[Tensor, Tensor]:
     return data.normalise(images.to(data.device)), torch.tensor([known[folder] for folder in folders])
 
 
-def stored_sets(args, record: dict, data: RealData) -> list[tuple[Tensor, Tensor]]:
+def stored_sets(options, record: dict, data: RealData) -> list[tuple[Tensor, Tensor]]:
     """Images and labels as stored, one pair for each experiment; UserError where they do not fit the data."""
-    sets = record["data"] or [image_folder(args.synthetic, data)]
+    sets = record["data"] or [image_folder(options.synthetic, data)]
     for images, labels in sets:
         if images.shape[1:] != data.image_shape or not 0 <= int(labels.min()) <= int(labels.max()) < data.num_classes:
-            raise UserError(f"--dataset {data.name}: {args.synthetic} has images {tuple(images.shape[1:])} of classes "
-                            f"{int(labels.min())} to {int(labels.max())}, not {data.image_shape} of {data.num_classes} "
-                            "classes; name the data set, and the --im_size, that it was made from")
+            raise UserError(f"--dataset {data.name}: {options.synthetic} has images {tuple(images.shape[1:])} of "
+                            f"classes {int(labels.min())} to {int(labels.max())}, not {data.image_shape} of "
+                            f"{data.num_classes} classes; name the data set, and the --im_size, that it was made from")
     return sets
 
 
 class Evaluator:
     """Trains and tests networks by the protocol of a command line; prints and records each result."""
 
-    def __init__(self, args, data: RealData):
-        self.args, self.data = args, data
-        self.records = files.make_folder(args.save_path) / "evaluate.jsonl"
+    def __init__(self, options, data: RealData):
+        self.options, self.data = options, data
+        self.records = files.make_folder(options.save_path) / "evaluate.jsonl"
 
     def add(self, trained_on: str, model: str, count: int, make: Callable[[int], tuple[Tensor, Tensor]],
             **changes) -> float:
@@ -113,22 +115,22 @@ class Evaluator:
 
         make(k): images and labels of the k-th, ready to train on.
         """
-        args = Namespace(**vars(self.args) | changes)
-        begun, epochs = time.monotonic(), count * args.num_eval * (args.epoch_eval_train + 1)
+        options = Namespace(**vars(self.options) | changes)
+        begun, epochs = time.monotonic(), count * options.num_eval * (options.epoch_eval_train + 1)
         accuracies = []
         with logs.Progress(f"{model} on {trained_on}", epochs, unit="epoch") as progress:
             for k in range(count):
-                accuracies += evaluation.evaluate(*make(k), self.data, model, args, Draws(args.seed, k),
+                accuracies += evaluation.evaluate(*make(k), self.data, model, options, Draws(options.seed, k),
                                                   ("evaluate.py", trained_on), on_epoch=progress.update)
-        seconds, mean = time.monotonic() - begun, float(np.mean(accuracies))
-        augmented = "with DSA" if args.dsa_strategy != "none" else "no DSA"
+        seconds, short = time.monotonic() - begun, mean_and_std(accuracies)
+        augmented = "with DSA" if options.dsa_strategy != "none" else "no DSA"
         print(f"{model:12} {trained_on:36} {augmented:8} {percent(accuracies)} ({len(accuracies)} networks, "
               f"{logs.clock(seconds)})", flush=True)
         files.append_json(self.records, {
-            "synthetic": str(args.synthetic), "trained_on": trained_on, "accuracies": accuracies, "mean": mean,
-            "std": float(np.std(accuracies)), "seconds": round(seconds, 1), **{n: getattr(args, n) for n in PROTOCOL},
+            "synthetic": str(options.synthetic), "trained_on": trained_on, "accuracies": accuracies, **short,
+            "seconds": round(seconds, 1), **{name: getattr(options, name) for name in PROTOCOL},
             "model": model, "date": time.strftime("%Y-%m-%d"), "machine": device.describe(self.data.device)})
-        return mean
+        return short["mean"]
 
 
 def fair(evaluator: Evaluator, model: str, ready: list[tuple[Tensor, Tensor]], ipc: int, formation: int,
@@ -140,21 +142,21 @@ def fair(evaluator: Evaluator, model: str, ready: list[tuple[Tensor, Tensor]], i
     the improvements with and without augmentation, the augmentation-robust score
     100 (exp(b) - exp(-1)) / (exp(1) - exp(-1)).
     """
-    args, data = evaluator.args, evaluator.data
+    options, data = evaluator.options, evaluator.data
 
     def real(k: int, aug: bool = False) -> tuple[Tensor, Tensor]:
-        images = initial_images(data, Draws(args.seed, k), ipc, aug=aug)
-        return storage.expand(*storage.labelled(images), 2 if aug else 1)
+        images = initial_images(data, Draws(options.seed, k), ipc, aug=aug)
+        return storage.expand(*storage.labelled(images), augment.formation(aug))
 
     random, plain = f"random real images, {ipc} per class", {"dsa_strategy": "none"}
-    count = args.num_eval * len(ready)
+    count = options.num_eval * len(ready)
     gain = accuracy - evaluator.add(random, model, count, real, num_eval=1)
     gain_plain = (evaluator.add("the set", model, len(ready), ready.__getitem__, **plain)
                   - evaluator.add(random, model, count, real, num_eval=1, **plain))
     if formation == 2:
         evaluator.add(f"random 2x2 formations, {ipc} per class", model, count, partial(real, aug=True), num_eval=1)
-    whole = evaluator.add(f"whole training set, {args.epoch_whole_train + 1} passes", model, 1,
-                          lambda k: (data.images, data.labels), epoch_eval_train=args.epoch_whole_train)
+    whole = evaluator.add(f"whole training set, {options.epoch_whole_train + 1} passes", model, 1,
+                          lambda k: (data.images, data.labels), epoch_eval_train=options.epoch_whole_train)
     robust = (math.exp((gain + gain_plain) / 2) - math.exp(-1)) / (math.exp(1) - math.exp(-1))
     print(f"{model}: hard-label recovery {100 * (whole - accuracy):.2f}, improvement over random {100 * gain:.2f} "
           f"(without augmentation {100 * gain_plain:.2f}), augmentation-robust score {100 * robust:.2f}")
@@ -162,22 +164,22 @@ def fair(evaluator: Evaluator, model: str, ready: list[tuple[Tensor, Tensor]], i
 
 def main() -> None:
     with reported(alone=True):
-        args, record = parse()
-        device.keep_freed_memory()
-        with device.memory_accounted(args):
-            data = load_test_data(args, record["meta"])
-            sets = stored_sets(args, record, data)
-            formation = record["meta"].get("formation", 2 if args.aug else 1)
+        options, record = parse()
+        memory.keep_freed_memory()
+        with memory_accounted(options, resumable=False):
+            data = load_test_data(options, record["meta"])
+            sets = stored_sets(options, record, data)
+            formation = record["meta"].get("formation", augment.formation(options.aug))
             ready, ipc = storage.ready({**record, "data": sets}, formation), int(sets[0][1].bincount().max())
-            models = evaluation.models(args.eval_mode, args.model)
+            models = evaluation.models(options.eval_mode, options.model)
             check_networks(models, data)
-            if args.fair and ipc > min(data.class_sizes):
-                raise UserError(f"--fair: {args.synthetic} has {ipc} images of a class, of which {data.name} has only "
-                                f"{min(data.class_sizes)}; leave it out")
-            evaluator = Evaluator(args, data)
+            if options.fair and ipc > min(data.class_sizes):
+                raise UserError(f"--fair: {options.synthetic} has {ipc} images of a class, of which {data.name} has "
+                                f"only {min(data.class_sizes)}; leave it out")
+            evaluator = Evaluator(options, data)
             for model in models:
                 accuracy = evaluator.add("the set", model, len(ready), ready.__getitem__)
-                if args.fair:
+                if options.fair:
                     fair(evaluator, model, ready, ipc, formation, accuracy)
 
 

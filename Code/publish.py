@@ -1,11 +1,11 @@
 """Puts finished sets into a folder to share: 8-bit images, a card that says all about each, a table of all.
 
-    python3 -u publish.py result/res_BACON_MNIST_ConvNet_10ipc.pt --to published --data_path data --num_eval 5
+    python3 -u publish.py result/res_BACON_MNIST_ConvNet_10ipc.pt --to published --data_path data
 
-A set becomes <to>/<dataset>/<method>_ipc<k>.pt with its card, .json, beside it; one that is there stays. Both the set
-as it was and the one in 8 bits are evaluated by evaluate.py, whose flags come after the sets; the same command gives
-the card's accuracy again. A set that loses in 8 bits more than the deviation between networks, and than half a point,
-is refused.
+A set becomes <to>/<dataset>/<method>_ipc<k>.pt with its card, .json, beside it; one that is there stays. The set in 8
+bits is evaluated by evaluate.py, by the protocol of its own run. Flags of evaluate.py may follow the sets, and the
+command in the card gives its accuracy again. The set as it was is evaluated, too. One that loses in 8 bits more than
+the standard deviation between networks, and more than half a point, is refused.
 """
 
 import hashlib
@@ -17,10 +17,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from utils import files, options, paper, storage
-from utils.errors import UserError
-from utils.experiment import reported
-from utils.record import in_file_names, is_finished, percent, records_of, table_cell
+from utils import paper, storage
+from utils.options import as_path, new_parser
+from utils.run_files import in_file_names, is_finished, records_of
+from utils.summary import percent, table_cell
+from utils.system import files
+from utils.system.errors import UserError
+from utils.system.reporting import reported
 
 TITLE = "# Distilled sets"
 INTRODUCTION = """
@@ -29,11 +32,10 @@ Made by the commands in the cards (`.json`), written by `Code/publish.py`. In Py
     import utils
     images, labels = utils.load_synthetic("{example}")
 
-The accuracies are mean and standard deviation over (n) networks, and each card has the command that gives them
-("evaluated by"; put the folder before the set's name). Where these come from fewer epochs than those of the set's own
-run, which the card has, too, they are lower. Images are stored in 8 bits; "before 8 bits" is the set before that,
-trained with the same draws.
+Accuracies are mean and standard deviation over (n) networks, by the protocol of the set's own run. The command that
+gives one again is "evaluated by" in the card. Images are stored in 8 bits, and it is that set which is evaluated.
 """
+PROTOCOL = ("num_eval", "precision")  # options of a run that evaluate.py does not take from the set
 OWN_MACHINE = ("data_path", "save_path", "resume", "device")  # options that say nothing to others
 
 
@@ -45,6 +47,22 @@ def evaluated(path: Path, flags: list[str]) -> list[dict]:
         if done.returncode:
             sys.exit(done.returncode)
         return files.read_json_lines(Path(folder) / "evaluate.jsonl")
+
+
+def protocol(run: dict, flags: list[str]) -> list[str]:
+    """The flags for evaluate.py that make its protocol that of a run with these options, but for those in `flags`."""
+    given = {word.partition("=")[0] for word in flags}
+    own = [word for name in PROTOCOL if run.get(name) is not None and f"--{name}" not in given
+           for word in (f"--{name}", str(run[name]))]
+    compiled = ["--compile"] if run.get("compile") and not given & {"--compile", "--no_compile"} else []
+    return [*own, *compiled, *flags]
+
+
+def from_code(target: Path) -> str:
+    """How commands in Code/ name a published set; outside this project only by its name."""
+    code = Path(__file__).resolve().parent
+    inside = target.resolve().is_relative_to(code.parent)
+    return os.path.relpath(target.resolve(), code) if inside else target.name
 
 
 def shared_command(command: list[str]) -> str:
@@ -77,6 +95,7 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
                         "run left it") from None
     target = to / meta["dataset"] / f"{in_file_names(meta['method'])}_ipc{meta['ipc']}.pt"
     refuse_to_replace(target)
+    flags = protocol(meta["options"], flags)
     meta["options"] = {name: value for name, value in meta["options"].items() if name not in OWN_MACHINE}
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "packed.pt"
@@ -95,8 +114,8 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
         **{name: meta[name] for name in ("method", "dataset", "ipc", "model", "formation", "seed", "iteration")},
         "note": note, "command": command, **about, "chosen": meta["chosen"],
         "accuracies of its run": record["accs_all_exps"],
-        "evaluated by": shared_command(["evaluate.py", "--synthetic", target.name, *flags]),
-        "evaluation": without_path(lines), "evaluation in float32": without_path(whole)})
+        "evaluated by": shared_command(["evaluate.py", "--synthetic", from_code(target), *flags]),
+        "evaluation": without_path(lines)})
     print(f"published: {target}, with its card", flush=True)
 
 
@@ -114,18 +133,18 @@ def page(to: Path) -> str:
     """What the folder's README.md says: how to load a set, and a table of all cards."""
     cards = sorted(path for path in to.glob("*/*.json") if path.with_suffix(".pt").exists())
     example = os.path.relpath(cards[0].with_suffix(".pt"), Path(__file__).parent)
-    rows = ["| data set | set | IPC | iterations | network | epochs | test accuracy, % | before 8 bits | kB |",
-            "| --- | --- | --: | --: | --- | --: | --: | --: | --: |"]
+    rows = ["| data set | set | IPC | iterations | network | epochs | test accuracy, % | kB |",
+            "| --- | --- | --: | --: | --- | --: | --: | --: |"]
     for path in cards:
         card = json.loads(path.read_text())
         note = " ".join(card["note"].split()).replace("|", r"\|")
         dataset = f"{card['dataset']} ({note})" if note else card["dataset"]
-        for small, whole in zip(card["evaluation"], card["evaluation in float32"], strict=True):
-            accuracies = " | ".join(f"{table_cell(line['accuracies'])} ({len(line['accuracies'])})"
-                                    for line in (small, whole))
+        for line in card["evaluation"]:
+            accuracies = f"{table_cell(line['accuracies'])} ({len(line['accuracies'])})"
             rows.append(f"| {dataset} | [{card['set']}]({card['dataset']}/{card['set']}) | {card['ipc']} | "
-                        f"{', '.join(map(str, card['iteration']))} of {paper.ITERATIONS} | {small['model']} | "
-                        f"{small['epoch_eval_train'] + 1} | {accuracies} | {card['bytes'] / 1000:.0f} |")
+                        f"{', '.join(map(str, card['iteration']))} of {paper.ITERATIONS:,} | {line['model']} | "
+                        f"{line['epoch_eval_train'] + 1:,} of {paper.EPOCHS + 1:,} | {accuracies} | "
+                        f"{card['bytes'] / 1000:.0f} |")
     return "\n".join([TITLE, INTRODUCTION.format(example=example), *rows]) + "\n"
 
 
@@ -142,22 +161,22 @@ def refuse_other_page(readme: Path) -> None:
 
 
 def main() -> None:
-    parser = options.new_parser(__doc__)
-    parser.add_argument("sets", nargs="+", type=options.path, help="res_*.pt files, where their runs left them")
-    parser.add_argument("--to", type=options.path, default=Path(__file__).resolve().parents[1] / "Distilled",
+    parser = new_parser(__doc__)
+    parser.add_argument("sets", nargs="+", type=as_path, help="res_*.pt files, where their runs left them")
+    parser.add_argument("--to", type=as_path, default=Path(__file__).resolve().parents[1] / "Distilled",
                         help="folder to share")
     parser.add_argument("--note", default="", help="what else is to be known of the data set")
-    args, flags = parser.parse_known_args()
+    options, flags = parser.parse_known_args()
     if "--fair" in flags:
         parser.error("--fair: a card holds accuracies of the set alone; leave it out")
-    for path in args.sets:
+    for path in options.sets:
         if path.suffix != ".pt":  # the value of a flag of evaluate.py, which this parser does not know
             parser.error(f"{path}: not a .pt file; name the sets first, then the flags of evaluate.py")
     with reported(alone=True):
-        refuse_other_page(args.to / "README.md")
-        for path in args.sets:
-            publish(path, args.to, args.note, flags)
-            files.write_text(args.to / "README.md", page(args.to))
+        refuse_other_page(options.to / "README.md")
+        for path in options.sets:
+            publish(path, options.to, options.note, flags)
+            files.write_text(options.to / "README.md", page(options.to))
 
 
 if __name__ == "__main__":

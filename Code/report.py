@@ -25,13 +25,16 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from evaluate import load_test_data
-from utils import augment, device, evaluation, figures, files, logs, methods, networks, options, paper, storage
+from utils import augment, evaluation, figures, methods, networks, paper, pictures, storage, summary
 from utils.data import RealData
 from utils.distill import initial_images
 from utils.draws import Draws
-from utils.errors import UserError, reason
-from utils.experiment import reported
-from utils.record import is_finished, metrics_path, set_path, table_cell
+from utils.options import as_path, build_parser, new_parser, whole_number
+from utils.run_files import is_finished, metrics_path, set_path
+from utils.summary import table_cell
+from utils.system import files, logs, memory
+from utils.system.errors import UserError, reason
+from utils.system.reporting import reported
 
 PAGE_BYTES = 8_000_000  # of pixels, shared out among the views of the sets on a page
 PER_LINE = 10  # images of a class in a line
@@ -44,17 +47,17 @@ SPARED = {"batch_real": "real images per class", "model_train_steps": "steps of 
 
 
 def parse() -> Namespace:
-    parser = options.new_parser(__doc__)
-    parser.add_argument("folders", type=options.path, nargs="+", metavar="RESULT_FOLDER",
+    parser = new_parser(__doc__)
+    parser.add_argument("folders", type=as_path, nargs="+", metavar="RESULT_FOLDER",
                         help="what runs left in --save_path, or a folder of such folders")
-    parser.add_argument("--save_path", type=options.path, help="folder for the report; None: the first RESULT_FOLDER")
+    parser.add_argument("--save_path", type=as_path, help="folder for the report; None: the first RESULT_FOLDER")
     parser.add_argument("--quick", action="store_true",
                         help="train no networks: no embeddings, no confusion matrix, no starting images")
-    parser.add_argument("--data_path", type=options.path, help="folder of the data sets; None: each run's own")
-    parser.add_argument("--epoch_eval_train", type=options.integer(0),
+    parser.add_argument("--data_path", type=as_path, help="folder of the data sets; None: each run's own")
+    parser.add_argument("--epoch_eval_train", type=whole_number(0),
                         help="epochs to train the network, less 1; None: each run's own")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="to train it on")
-    parser.add_argument("--max_batch", type=options.integer(1), help="images per network pass; None: each run's own")
+    parser.add_argument("--max_batch", type=whole_number(1), help="images per network pass; None: each run's own")
     return parser.parse_args()
 
 
@@ -77,7 +80,7 @@ class Run:
         self.meta, self.accuracies = record["meta"], record["accs_all_exps"]
         self.stored, self.labels = record["data"][0]
         self.ready = storage.ready(record)[0]
-        self.options = Namespace(**vars(options.build_parser("", {}).parse_args([])) | about["options"] | given
+        self.options = Namespace(**vars(build_parser("", {}).parse_args([])) | about["options"] | given
                                  | {"synthetic": self.path})
         self.command, self.machine, self.date = shlex.join(about["command"]), about["machine"], about["date"]
         self.versions = ", ".join(f"{name} {version}" for name, version in self.meta["version"].items())
@@ -145,19 +148,19 @@ class Run:
 def published(run: Namespace) -> Namespace:
     """The options of the command in Command.txt for a run's method, data set and IPC; none where there is none."""
     method = methods.METHODS.get(run.method)
-    parser = options.build_parser("", method.recipe if method else {})
+    parser = build_parser("", method.recipe if method else {})
     lines = [line for line in COMMANDS.read_text().splitlines() if line.startswith("python3")]
     commands = (parser.parse_args(line.split()[3:]) for line in lines)
     cell = run.method, run.dataset, run.ipc
-    return next((args for args in commands if (args.method, args.dataset, args.ipc) == cell), Namespace())
+    return next((own for own in commands if (own.method, own.dataset, own.ipc) == cell), Namespace())
 
 
-def find_runs(args) -> list[Run]:
+def find_runs(options) -> list[Run]:
     """The runs below the folders, by data set and IPC; UserError where there is none or one is damaged."""
     given = {name: value for name in ("data_path", "epoch_eval_train", "device", "max_batch")
-             if (value := getattr(args, name)) is not None}
+             if (value := getattr(options, name)) is not None}
     runs = {}
-    for folder in args.folders:
+    for folder in options.folders:
         if not os.path.isdir(folder):
             raise UserError(f"{folder}: not a folder; give what a run left in --save_path")
         for records in sorted(path.parent for path in folder.rglob("options.json")):
@@ -167,7 +170,7 @@ def find_runs(args) -> list[Run]:
             with undamaged(records):
                 runs[records.resolve()] = Run(records, given)
     if not runs:
-        raise UserError(f"{' '.join(map(str, args.folders))}: no run with an evaluated set; give what a run left in "
+        raise UserError(f"{' '.join(map(str, options.folders))}: no run with an evaluated set; give what a run left in "
                         "--save_path")
     return sorted(runs.values(), key=lambda run: (run.options.dataset, run.options.ipc))
 
@@ -203,7 +206,7 @@ def change(run: Run, start: Tensor | None) -> dict | None:
     """The first image of some classes from the start (K, C, H, W), if it is known, to the end."""
     pictures, ipc = run.pictures(), run.options.ipc
     picked = np.unique(np.linspace(0, len(pictures) - 1, STEPS - (start is not None)).round().astype(int))
-    steps = {iteration: storage.load_picture(pictures[iteration], tuple(run.stored.shape[1:]), ipc)[::ipc]
+    steps = {iteration: pictures.load_picture(pictures[iteration], tuple(run.stored.shape[1:]), ipc)[::ipc]
              for iteration in np.array(list(pictures))[picked].tolist()} if pictures else {}
     if start is not None and 0 not in steps:
         steps = {0: start} | steps
@@ -211,7 +214,7 @@ def change(run: Run, start: Tensor | None) -> dict | None:
         return None
     images = torch.stack([step[:OPEN_CLASSES] for step in steps.values()], dim=1)
     points = {point["iteration"]: f"{100 * point['mean']:.1f} %"
-              for point in figures.curve([line for line in run.metrics if line["experiment"] == 0])}
+              for point in summary.curve([line for line in run.metrics if line["experiment"] == 0])}
     return {"steps": [(f"{step:,}" if step else "start", points.get(step, "")) for step in steps],
             "rows": list(zip(run.class_names, images, strict=False))}
 
@@ -234,11 +237,11 @@ def judge(run: Run, data: RealData) -> dict:
     options = run.options
     images, targets = (part.to(data.device) for part in run.ready)
     _, labels = storage.expand(run.stored, run.labels, run.formation)
-    passes, epochs = evaluation.passes_of(options, data, labels), options.epoch_eval_train + 1
+    runner, epochs = evaluation.runner_for(options, data, labels), options.epoch_eval_train + 1
     with logs.Progress(f"network for {run.title}", epochs, unit="epoch") as progress:
         network = evaluation.trained_network(images, targets, data, options.model, options, Draws(options.seed),
-                                             (run.iterations[0], 0), passes, progress.update)
-    predicted = evaluation.predict(network, data, options.max_batch, passes).cpu()
+                                             (run.iterations[0], 0), runner, progress.update)
+    predicted = evaluation.predict(network, data, options.max_batch, runner).cpu()
     wanted, classes = data.test_labels.cpu(), data.num_classes
     shares = confusion_in_percent(wanted, predicted, classes)
 
@@ -246,9 +249,9 @@ def judge(run: Run, data: RealData) -> dict:
     real = first_of_each(wanted, shown, REAL_POINTS // shown)
     synthetic = first_of_each(labels, shown, SYNTHETIC_POINTS // shown)
     points = torch.cat([data.normalise(data.test_images[real.to(data.device)]), images[synthetic.to(data.device)]])
-    max_batch = options.max_batch or device.batch_that_fits(network, points[:1])
+    max_batch = options.max_batch or memory.batch_that_fits(network, points[:1])
     with torch.no_grad():
-        embedded = torch.cat([passes.embed_and_classify(network, part, 1000)[0].cpu()
+        embedded = torch.cat([runner.embed_and_classify(network, part, 1000)[0].cpu()
                               for part in points.split(max_batch)]).numpy()
     tsne = TSNE(init="pca", perplexity=min(30, (len(embedded) - 1) / 3), random_state=options.seed)
     classes_of = torch.cat([wanted[real], labels[synthetic]]).numpy()
@@ -285,7 +288,7 @@ def section(number: int, run: Run, budget: int, quick: bool) -> dict:
     start, judged, why = None, None, "left out by --quick"
     if not quick:
         try:
-            with device.enough_memory(Namespace(device=run.options.device, max_batch=run.options.max_batch)):
+            with memory.enough_memory(run.options.max_batch):
                 data = load_test_data(run.options, run.meta)
                 start, judged = start_of(run, data), judge(run, data)
         except UserError as error:
@@ -319,10 +322,10 @@ def save_pictures(part: dict, folder: Path) -> dict[str, str]:
     for view in part["views"]:
         images = torch.cat([pixels for _, pixels in view["rows"]])
         count = len(images) // len(view["rows"])
-        storage.save_picture(path(view["name"]), images, PER_LINE if count % PER_LINE == 0 else count)
+        pictures.save_picture(path(view["name"]), images, PER_LINE if count % PER_LINE == 0 else count)
     if part["change"]:
         rows = [pixels for _, pixels in part["change"]["rows"]]
-        storage.save_picture(path("change"), torch.cat(rows), len(rows[0]))
+        pictures.save_picture(path("change"), torch.cat(rows), len(rows[0]))
     drawn = {"accuracies": part["accuracies"],
              **{f"loss {term}": figure for term, figure in part["losses"].items()},
              **{what: part["judged"][what] for what in ("embeddings", "confusion") if part["judged"]}}
@@ -358,11 +361,11 @@ def write(sections: list[dict], target: Path) -> None:
 
 def main() -> None:
     with reported(alone=True):
-        args = parse()
-        runs = find_runs(args)
-        target = files.make_folder(args.save_path or args.folders[0])
-        device.keep_freed_memory()
-        sections = [section(k, run, PAGE_BYTES // len(runs), args.quick) for k, run in enumerate(runs, 1)]
+        options = parse()
+        runs = find_runs(options)
+        target = files.make_folder(options.save_path or options.folders[0])
+        memory.keep_freed_memory()
+        sections = [section(k, run, PAGE_BYTES // len(runs), options.quick) for k, run in enumerate(runs, 1)]
         write(sections, target)
         print(f"{target}: report.html, report.md")
 

@@ -19,7 +19,8 @@ import sklearn.model_selection  # noqa: F401, as in the line above: loading the 
 import torch
 
 import evaluate  # noqa: F401, for what the scripts import
-from utils import logs, pool, storage
+from utils import pictures, pool
+from utils.system import logs
 
 TESTS = Path(__file__).resolve().parent
 SERVER = multiprocessing.get_context("forkserver")
@@ -93,7 +94,7 @@ class Events:
         """Puts itself into the functions that a run goes through."""
         self._before(logs.Progress, "update", lambda bar, *_: f"step of {bar.name}")
         self._before(pool.Pool, "_train", lambda *_: "pool training")
-        self._before(storage, "save_image", lambda *_, **__: "picture")
+        self._before(pictures, "save_image", lambda *_, **__: "picture")
         self._before(os, "fsync", lambda handle: f"flush {_base(os.readlink(f'/proc/self/fd/{handle}'))}")
         self._before(os, "replace", lambda source, target: f"rename to {_base(target)}")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils import data as datasets
 from utils import options
+from utils.data import RealData
 
 if not os.environ.get("BACON_TEST_GPU"):  # tests are of the CPU, but for one in test_gpu.py
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -37,12 +37,12 @@ def run_script(script: str, *arguments, cwd: Path = CODE, expect: int = 0) -> su
     return done
 
 
-def call_script(script: str, *arguments, expect: int = 0) -> subprocess.CompletedProcess:
+def call_script(script: str, *arguments, cwd: Path = CODE, expect: int = 0) -> subprocess.CompletedProcess:
     """The same within this process, which saves the seconds that importing PyTorch takes."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     argv, sys.argv = sys.argv, [script, *map(str, arguments)]
     try:
-        with contextlib.chdir(CODE), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             runpy.run_path(script, run_name="__main__")
     except SystemExit as end:
         code = end.code or 0
@@ -56,12 +56,12 @@ def call_script(script: str, *arguments, expect: int = 0) -> subprocess.Complete
 def digits():
     """A function that loads the bundled digits in a given dtype."""
 
-    def load(dtype: torch.dtype = torch.float32) -> datasets.RealData:
-        data = datasets.load("digits", "")
+    def load_digits(dtype: torch.dtype = torch.float32) -> RealData:
+        data = load("digits", "")
         data.dtype = dtype
         return data
 
-    return load
+    return load_digits
 
 
 @pytest.fixture
@@ -69,8 +69,8 @@ def make_options():
     """A function that builds the options of a small run on the digits from flags."""
 
     def make(*flags):
-        return options.parse("", [str(flag) for flag in flags], dataset="digits", model="ConvNetW32", ipc=1, lr_img=0.2,
-                             batch_real=16, trained_bs=16, model_train_steps=2, embed_last=1000,
-                             compile=False)
+        return options.parse_options("", [str(flag) for flag in flags], dataset="digits", model="ConvNetW32", ipc=1,
+                                     lr_img=0.2, batch_real=16, trained_bs=16, model_train_steps=2, embed_last=1000,
+                                     compile=False)
 
     return make

@@ -8,7 +8,7 @@ import torch
 import formats
 from benchmark import first_classes
 from conftest import call_script
-from utils import processes
+from utils.system import distributed
 
 SMALL = ["--dataset", "digits", "--model", "ConvNetW32", "--ipc", 1, "--batch_real", 16, "--no_compile",
          "--rounds", 1]
@@ -56,7 +56,7 @@ def test_growth_beyond_the_data_is_left_out(tmp_path):
 
 
 def test_several_processes_time_the_engine_alone(monkeypatch):
-    monkeypatch.setattr(processes, "started_by_torchrun", lambda: True)
+    monkeypatch.setattr(distributed, "started_by_torchrun", lambda: True)
     error, = call_script("benchmark.py", *SMALL, expect=2).stderr.splitlines()
     assert error == "benchmark.py: error: torchrun: several processes can time the engine alone; add --only engine"
 

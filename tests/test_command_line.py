@@ -15,9 +15,10 @@ from torchvision.utils import save_image
 import formats
 import utils
 from conftest import CODE, ROOT, SHARED, SHORT, TINY, call_script, needs_shared_data, run_script
-from utils import files, options, storage
+from utils import options, storage
 from utils.distill import Distillation
-from utils.errors import UserError
+from utils.system import files
+from utils.system.errors import UserError
 
 RUN = "BACON_digits_ConvNetW32_2ipc"
 
@@ -246,16 +247,16 @@ def test_general_defaults_are_the_published_ones():
                  "model_train_steps": 10, "trained_bs": 256, "batch_real": 256, "ce_weight": 0.1, "tv_weight": 0.8,
                  "clip_weight": 0.2, "aug_num": 1, "ij_selection": "random", "syn_ce": False, "net_decay": False,
                  "aug": False, "ipc": 50, "eval_mode": "S", "zca": False}
-    ours = vars(options.parse("", []))
+    ours = vars(options.parse_options("", []))
     assert {name: ours[name] for name in published} == published
 
 
 def test_flags_may_be_negated_as_published(capsys):
     for name in ("aug", "syn_ce", "net_decay", "zca"):
         for spelling in (f"--no_{name}", f"--no-{name}"):
-            assert vars(options.parse("", [f"--{name}"]))[name]
-            assert not vars(options.parse("", [spelling], **{name: True}))[name]
-    options.parse("", ["--no_net_train_real"])
+            assert vars(options.parse_options("", [f"--{name}"]))[name]
+            assert not vars(options.parse_options("", [spelling], **{name: True}))[name]
+    options.parse_options("", ["--no_net_train_real"])
     assert "--no_net_train_real: no effect" in capsys.readouterr().err
 
 
@@ -337,19 +338,21 @@ def test_missing_data_without_a_network_is_one_line(tmp_path):
 def test_help_shows_the_published_command_as_it_is_typed(command):
     text = call_script(command[0], "--help").stdout
     shown, = re.findall(r"^    python3 -u ((?:.*\\\n)*.*)", text, re.M)
-    assert vars(options.parse("", shown.replace("\\\n", " ").split()[1:])) == vars(options.parse("", command[1:]))
+    shown = shown.replace("\\\n", " ").split()[1:]
+    assert vars(options.parse_options("", shown)) == vars(options.parse_options("", command[1:]))
 
 
 def test_home_folder_after_an_equals_sign(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    args = options.parse("", ["--save_path=~/result", "--data_path", "a~b", "--resume=~/run/checkpoint.pt"])
+    args = options.parse_options("", ["--save_path=~/result", "--data_path", "a~b", "--resume=~/run/checkpoint.pt"])
     assert (args.save_path, args.data_path) == (Path("/home/me/result"), Path("a~b"))
     assert args.resume == "/home/me/run/checkpoint.pt"
 
 
 def test_benchmark_and_compare_start_from_the_published_command():
     command, = (command for command in PUBLISHED if command[:7:2] == ["BACON_mnist.py", "MNIST", "ConvNet", "10"])
-    assert vars(options.parse("", [], **options.PUBLISHED_MNIST)) == vars(options.parse("", command[1:]))
+    published = vars(options.parse_options("", command[1:]))
+    assert vars(options.parse_options("", [], **options.PUBLISHED_MNIST)) == published
 
 
 @pytest.mark.parametrize("script", ["evaluate.py", "report.py", "compare.py", "publish.py", "demo.py"])

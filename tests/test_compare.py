@@ -9,7 +9,8 @@ import pytest
 import children
 import compare
 from conftest import SHORT, call_script, run_script
-from utils import figures, files, options, storage
+from utils import figures, options, storage
+from utils.system import files
 
 FLAGS = ["--dataset", "digits", *SHORT, "--ipcs", 1, 2, "--seeds", 0, 1]
 METHODS = ["--methods", "random", "random --aug", "DM", "BACON --no-aug --tv_weight 0"]

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from reference import ReferenceDM, ReferenceLoop
 from utils import networks
 from utils.distill import Distillation, VisitedAdam, VisitedSGD, initial_images
 from utils.draws import Draws
+from utils.reference import ReferenceDM, ReferenceLoop
 
 ITERATIONS = 10
 NARROW = {"width": 8}  # so that loops in float64 take seconds
@@ -102,8 +102,8 @@ def test_each_outer_loop_trains_the_pool(digits, make_options, monkeypatch):
     """4 iterations of 2 outer loops, 2 networks, 3 steps: 48 batches, as measured on the published code."""
     engine = Distillation(digits(), make_options("--outer_loop", 2, "--model_train_steps", 3))
     steps, matched = [], []
-    train_step, match = engine.pool.passes.train_step, engine.match
-    monkeypatch.setattr(engine.pool.passes, "train_step", lambda *batch: steps.append(0) or train_step(*batch))
+    train_step, match = engine.pool.runner.train_step, engine.match
+    monkeypatch.setattr(engine.pool.runner, "train_step", lambda *batch: steps.append(0) or train_step(*batch))
     monkeypatch.setattr(engine, "match", lambda members, iteration, loop:
                         matched.append((iteration, loop, *map(id, members))) or match(members, iteration, loop))
     for iteration in range(4):

@@ -14,11 +14,12 @@ from torchvision.utils import save_image
 import evaluate
 import formats
 from conftest import TINY, call_script, run_script
-from utils import data as datasets
-from utils import evaluation, files, storage
+from utils import evaluation, storage
+from utils.data import load
 from utils.distill import initial_images
 from utils.draws import Draws
-from utils.errors import UserError
+from utils.system import files
+from utils.system.errors import UserError
 
 QUICK = ["--num_eval", 2, "--epoch_eval_train", 1]
 
@@ -49,7 +50,7 @@ def test_folders_go_by_names_or_else_by_numbers(tmp_path):
     names = ["1", "10", "2"]
     for split in ("train", "test"):
         formats.write_class_folders(tmp_path / "data" / split, images, labels, names, ".png")
-    data = datasets.load("folder", tmp_path / "data", im_size=16)
+    data = load("folder", tmp_path / "data", im_size=16)
     assert data.class_names == names
     for folder, folders in (("named", names), ("numbered", ["0", "1", "2"])):
         formats.write_class_folders(tmp_path / folder, images, labels, folders, ".png")
@@ -112,7 +113,7 @@ def test_folders_go_by_the_names_of_classes_before_their_numbers(tmp_path):
     names = sorted(map(str, range(12)))
     for part in ("train", "test"):
         formats.write_class_folders(tmp_path / "mine" / part, images, labels, names)
-    data = datasets.load("folder", tmp_path / "mine", im_size=16)
+    data = load("folder", tmp_path / "mine", im_size=16)
     assert data.class_names == names
     read = evaluate.image_folder(tmp_path / "mine" / "test", data)
     assert torch.equal(read[1], data.test_labels) and torch.equal(read[0], data.normalise(data.test_images))

@@ -8,15 +8,15 @@ import torch
 from torch import nn
 
 from conftest import TINY
-from reference import accuracy_on_test_images, evaluate_synset
 from utils import evaluation, experiment, load_synthetic, storage
 from utils.distill import initial_images
 from utils.draws import Draws, generator
 from utils.networks import get_network
-from utils.passes import Passes
+from utils.networks.batches import BatchRunner
+from utils.reference import accuracy_on_test_images, evaluate_synset
 
 CPU = torch.device("cpu")
-PASSES = Passes(Namespace(compile=False, precision="fp32"), CPU)
+PASSES = BatchRunner(CPU, "fp32", False)
 
 
 class Spy(torch.optim.SGD):
@@ -89,13 +89,13 @@ def test_compiled_evaluation_has_the_accuracy_of_the_literal_protocol(digits, ma
                                            "--precision", precision)
     stored = initial_images(data, Draws(0), 10, aug=True).flatten(0, 1)
     images, labels = storage.expand(stored, torch.arange(10).repeat_interleave(10), 2)
-    literal, ours, passes = [], [], Passes(options, CPU)
+    literal, ours, runner = [], [], BatchRunner(CPU, options.precision, False)
     for seed in range(10):
         network, other = (get_network(model, 1, 10, 16, seed=seed) for _ in range(2))
         evaluate_synset(network, images, labels, options, generator(seed))
         literal.append(accuracy_on_test_images(network, data))
-        evaluation.train(passes.prepare(other, CPU, data.dtype), images, labels, options, generator(seed), passes)
-        ours.append(evaluation.test(other, data, None, passes))
+        evaluation.train(runner.prepare(other, CPU, data.dtype), images, labels, options, generator(seed), runner)
+        ours.append(evaluation.test(other, data, None, runner))
     assert literal != ours and np.mean(literal) > 0.85
     error = np.sqrt((np.var(literal, ddof=1) + np.var(ours, ddof=1)) / 10)
     print(f"{model}, {precision}: literal {100 * np.mean(literal):.2f} +- {100 * np.std(literal):.2f} %, compiled "

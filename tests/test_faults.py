@@ -16,9 +16,10 @@ import torch
 
 import children
 from conftest import CODE, TINY
-from utils import checkpoint, files, losses
+from utils import checkpoint, losses
 from utils.distill import Distillation
-from utils.errors import is_out_of_memory
+from utils.system import files
+from utils.system.errors import is_out_of_memory
 
 RUN = "BACON_digits_ConvNetW32_1ipc"
 FLAGS = [*TINY, "--Iteration", 4, "--eval_interval", 2, "--num_eval", 1, "--save_path", "result"]

@@ -8,9 +8,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmark import first_classes
-from utils import evaluation, normalisation, pool
+from utils import evaluation, pool
+from utils.data import normalisation
 from utils.distill import Distillation
-from utils.passes import Passes
+from utils.networks.batches import BatchRunner
 
 
 class Copies(TorchDispatchMode):
@@ -55,8 +56,8 @@ def fake_gpu(monkeypatch):
     monkeypatch.setattr(torch.autograd, "grad", lambda out, of: (torch.zeros_like(of),))
     monkeypatch.setattr(pool, "get_network", build)
     monkeypatch.setattr(evaluation, "get_network", build)
-    monkeypatch.setattr(Passes, "prepare", lambda self, network, *_: network)
-    monkeypatch.setattr(Passes, "train_step", train_step)
+    monkeypatch.setattr(BatchRunner, "prepare", lambda self, network, *_: network)
+    monkeypatch.setattr(BatchRunner, "train_step", train_step)
     normalisation._constants.cache_clear()
     with FakeTensorMode():
         try:
@@ -89,11 +90,11 @@ def test_one_device_and_no_waiting(flags, digits, make_options, request):
     with Copies() as copies:
         distillation.step(1)
         evaluation.train(network, images, labels, options, distillation.draws.evaluation("test"),
-                         distillation.pool.passes)
+                         distillation.pool.runner)
     assert not copies.waited
     if options.soft_labels:
         assert distillation.soft_labels(images, labels).device.type == "cuda"
-    assert evaluation.predict(network, data, 64, distillation.pool.passes).device.type == "cuda"
+    assert evaluation.predict(network, data, 64, distillation.pool.runner).device.type == "cuda"
 
 
 def test_activations_stay_in_bf16(fake_gpu, monkeypatch):

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 import formats
-from utils import data, image_files, storage
-from utils.errors import UserError
+from utils import data, storage
+from utils.data import image_files
+from utils.system.errors import UserError
 
 INPUTS = 500
 

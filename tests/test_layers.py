@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from utils import layers
+from utils.networks import fast_layers
 
 
 def case(images: int, channels: int, height: int, width: int, kernels: int, dtype=torch.float64):
@@ -32,7 +32,7 @@ def test_winograd(height, width, dtype, most):
     exact = results(F.conv2d(x, weight, padding=1), x, weight, generator)
     x, weight, generator = case(2, 5, height, width, 3)
     x, weight = (t.detach().to(dtype).requires_grad_() for t in (x, weight))
-    out = layers._Winograd.apply(x.permute(0, 2, 3, 1), weight.permute(2, 3, 1, 0)).permute(0, 3, 1, 2)
+    out = fast_layers._Winograd.apply(x.permute(0, 2, 3, 1), weight.permute(2, 3, 1, 0)).permute(0, 3, 1, 2)
     assert max(apart(results(out, x, weight, generator), exact)) < most
 
 
@@ -42,7 +42,7 @@ def test_patches(channels, padding):
     bias = torch.randn(4, generator=generator, dtype=torch.float64).requires_grad_()
     grad = torch.randn(2, 4, 6 + 2 * padding[0], 7 + 2 * padding[1], generator=generator, dtype=torch.float64)
     exact = F.conv2d(x, weight, bias, padding=padding)
-    out = layers._patches(x.permute(0, 2, 3, 1), weight.permute(2, 3, 1, 0), bias, padding).permute(0, 3, 1, 2)
+    out = fast_layers._patches(x.permute(0, 2, 3, 1), weight.permute(2, 3, 1, 0), bias, padding).permute(0, 3, 1, 2)
     own, exact = ((values, *torch.autograd.grad(values, (x, weight, bias), grad)) for values in (out, exact))
     assert max(apart(own, exact)) < 1e-14
 
@@ -51,7 +51,7 @@ def test_patches(channels, padding):
 def test_pooling(height, width, monkeypatch):
     x, _, generator = case(2, 3, height, width, 1)
     grad = torch.randn(2, 3, height // 2, width // 2, generator=generator, dtype=torch.float64)
-    layer = layers.AvgPool2d()
+    layer = fast_layers.AvgPool2d()
     exact = layer(x)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     with torch.autocast("cpu", torch.bfloat16):
@@ -68,9 +68,9 @@ def test_which_way_is_taken(channels, size, bf16, another_way, monkeypatch):
     """Only where it is compiled; by tracing, which takes no compiler."""
     taken = []
     for name in ("_convolve", "_patches"):
-        own = getattr(layers, name)
-        monkeypatch.setattr(layers, name, lambda *given, own=own: taken.append(own) or own(*given))
-    layer, x = layers.Conv2d(channels, 8, 3, padding=1), torch.randn(1, channels, size, size)
+        own = getattr(fast_layers, name)
+        monkeypatch.setattr(fast_layers, name, lambda *given, own=own: taken.append(own) or own(*given))
+    layer, x = fast_layers.Conv2d(channels, 8, 3, padding=1), torch.randn(1, channels, size, size)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         direct = layer(x)
         assert not taken
@@ -82,7 +82,7 @@ def test_which_way_is_taken(channels, size, bf16, another_way, monkeypatch):
 
 def test_compiled():
     x, weight, generator = case(2, 64, 8, 8, 8, torch.float32)
-    layer = layers.Conv2d(64, 8, 3, padding=1)
+    layer = fast_layers.Conv2d(64, 8, 3, padding=1)
     layer.weight = torch.nn.Parameter(weight.detach())
     compiled = results(torch.compile(layer)(x), x, layer.weight, generator)
     generator = case(2, 64, 8, 8, 8, torch.float32)[-1]

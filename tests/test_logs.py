@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from utils import logs
+from utils.system import logs
 
 
 def test_progress_of_a_resumed_run_counts_from_the_start(monkeypatch, capsys):

@@ -1,23 +1,23 @@
 """--max_batch follows free memory, changes no result, and a run says how much memory it took."""
 
 import re
-from argparse import Namespace
 
 import pytest
 import torch
 
 from conftest import TINY, call_script
-from utils import device, evaluation, files
+from utils import evaluation
 from utils.distill import Distillation
 from utils.draws import generator
 from utils.networks import get_network
-from utils.passes import Passes
+from utils.networks.batches import BatchRunner
+from utils.system import files, memory
 
 CPU = torch.device("cpu")
 
 
 def set_free_memory(monkeypatch, free: float):
-    monkeypatch.setattr(device, "free_memory", lambda of: free)
+    monkeypatch.setattr(memory, "free_memory", lambda of: free)
 
 
 def kept_by_one_image(network) -> int:
@@ -35,11 +35,11 @@ def test_as_many_as_fit_and_no_more_than_is_fast(name, monkeypatch):
     image, layers = torch.zeros(1, 3, 32, 32), kept_by_one_image(get_network(name, 3, 10, 32))
     for free in (2e8, 1e8):
         set_free_memory(monkeypatch, free)
-        assert 0.5 < device.batch_that_fits(network, image) * device.PASSES_IN_MEMORY * layers / free < 2
+        assert 0.5 < memory.batch_that_fits(network, image) * memory.PASSES_IN_MEMORY * layers / free < 2
     set_free_memory(monkeypatch, 0)
-    assert device.batch_that_fits(network, image) == 1
+    assert memory.batch_that_fits(network, image) == 1
     set_free_memory(monkeypatch, float("inf"))
-    assert device.batch_that_fits(network, image) == 512
+    assert memory.batch_that_fits(network, image) == 512
 
 
 @pytest.mark.parametrize("name", ["MLP", "LeNet", "AlexNetBN", "VGG11BN", "ResNet18BN_AP", "ConvNetLN"])
@@ -48,13 +48,13 @@ def test_every_family_is_measured(name, monkeypatch):
     network = get_network(name, 3, 10, 32, seed=0).eval()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     set_free_memory(monkeypatch, 1e6)
-    assert 1 <= device.batch_that_fits(network, torch.zeros(1, 3, 32, 32)) < 512
+    assert 1 <= memory.batch_that_fits(network, torch.zeros(1, 3, 32, 32)) < 512
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert all(weight.grad is None for weight in network.parameters())
 
 
 def test_free_memory_of_this_machine():
-    assert 1e7 < device.free_memory(CPU) < 1e14
+    assert 1e7 < memory.free_memory(CPU) < 1e14
 
 
 CACHED = "anon 100\ninactive_file 30\nactive_file 20\ntotal_inactive_file 60\ntotal_active_file 40\n"
@@ -74,16 +74,16 @@ NO_STAT = {name: V1[name] for name in V1 if name != "memory.stat"}
     ("4:memory:/a:b/step", {"memory": V1, "memory/a:b": V1_LESS}, 300), ("5:devices:/", {"memory": V1}, float("inf"))])
 def test_limits_of_control_groups(own, groups, left, tmp_path, monkeypatch):
     """A container has its limit at the root of what it sees, a batch job below it, in a group that holds others."""
-    plain = device.free_memory(CPU)
+    plain = memory.free_memory(CPU)
     for group, contents in groups.items():
         (tmp_path / group).mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
             (tmp_path / group / name).write_text(f"{content}\n")
     (tmp_path / "own").write_text(f"{own}\n")
-    monkeypatch.setattr(device, "CGROUPS", tmp_path)
-    monkeypatch.setattr(device, "OWN_CGROUPS", tmp_path / "own")
-    assert device.left_to_groups(tmp_path, tmp_path / "own") == left
-    assert device.free_memory(CPU) == left if left < float("inf") else device.free_memory(CPU) > plain / 2
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    monkeypatch.setattr(memory, "OWN_CGROUPS", tmp_path / "own")
+    assert memory.left_to_groups(tmp_path, tmp_path / "own") == left
+    assert memory.free_memory(CPU) == left if left < float("inf") else memory.free_memory(CPU) > plain / 2
 
 
 def test_short_memory_gives_the_same_images(digits, make_options, monkeypatch):
@@ -103,19 +103,19 @@ def test_short_memory_gives_the_same_images(digits, make_options, monkeypatch):
 
 def test_short_memory_gives_the_same_accuracy(digits, monkeypatch):
     data, network = digits(), get_network("ConvNetW32", 1, 10, 16, seed=0)
-    passes = Passes(Namespace(compile=False, precision="fp32"), CPU)
-    expected = evaluation.test(network, data, None, passes)
+    runner = BatchRunner(CPU, "fp32", False)
+    expected = evaluation.test(network, data, None, runner)
     set_free_memory(monkeypatch, 1e7)
-    assert evaluation.test(network, data, None, passes) == expected
+    assert evaluation.test(network, data, None, runner) == expected
 
 
 def test_training_takes_images_that_are_not_normalised_yet(digits, make_options):
     """The whole training set need not be there in float32."""
     data, options = digits(), make_options("--epoch_eval_train", 1)
-    passes = Passes(options, CPU)
+    runner = BatchRunner(CPU, options.precision, False)
     raw, ready = (get_network("ConvNetW32", 1, 10, 16, seed=0) for _ in range(2))
-    evaluation.train(raw, data.images[:80], data.labels[:80], options, generator(0), passes, normalise=data.normalise)
-    evaluation.train(ready, data.normalise(data.images[:80]), data.labels[:80], options, generator(0), passes)
+    evaluation.train(raw, data.images[:80], data.labels[:80], options, generator(0), runner, normalise=data.normalise)
+    evaluation.train(ready, data.normalise(data.images[:80]), data.labels[:80], options, generator(0), runner)
     assert all(torch.equal(*pair) for pair in zip(raw.parameters(), ready.parameters(), strict=True))
 
 

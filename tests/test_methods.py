@@ -10,10 +10,10 @@ import torch
 
 import utils
 from conftest import CODE, ROOT, TINY, run_script
-from utils import experiment, methods, options, select, storage
+from utils import experiment, methods, options, selections, storage
 from utils.distill import Distillation, expand_classes
-from utils.errors import UserError
 from utils.paper import PAPER
+from utils.system.errors import UserError
 
 # What the authors' `main_DM.py` does without any flag but --dataset and --ipc.
 DM = {"model": "ConvNet", "Iteration": 20000, "lr_img": 1.0, "batch_real": 256, "batch_train": 256, "init": "real",
@@ -30,7 +30,7 @@ IDM = {("CIFAR100", "50"): {"model_train_steps": 10}, ("TinyImageNet", "1"): {"i
 
 
 def parsed(*flags, **defaults):
-    return vars(options.parse("", [str(flag) for flag in flags], **defaults))
+    return vars(options.parse_options("", [str(flag) for flag in flags], **defaults))
 
 
 def test_dm_is_as_published():
@@ -207,7 +207,7 @@ def blobs():
     return torch.from_numpy(centres + rng.standard_normal((90, 2)))
 
 
-@pytest.mark.parametrize("choose", [select.herding, select.k_center, select.k_means])
+@pytest.mark.parametrize("choose", [selections.herding, selections.k_center, selections.k_means])
 def test_choices_are_distinct_and_repeatable(choose):
     for count in (1, 3, 90):
         chosen = choose(blobs(), count, 0)
@@ -215,14 +215,14 @@ def test_choices_are_distinct_and_repeatable(choose):
         assert (chosen == choose(blobs(), count, 0)).all()
 
 
-@pytest.mark.parametrize("choose", [select.herding, select.k_center, select.k_means])
+@pytest.mark.parametrize("choose", [selections.herding, selections.k_center, selections.k_means])
 @pytest.mark.filterwarnings("ignore:Number of distinct clusters")
 def test_choices_are_distinct_among_equals(choose):
     points = torch.tensor([[0.0, 1.0], [3.0, 2.0]]).repeat_interleave(5, dim=0)
     assert len(set(choose(points, 4, 0).tolist())) == 4
 
 
-@pytest.mark.parametrize("choose", [select.k_center, select.k_means])
+@pytest.mark.parametrize("choose", [selections.k_center, selections.k_means])
 def test_every_group_is_represented(choose):
     assert {np.searchsorted([40, 70], k, side="right") for k in choose(blobs(), 3, 0)} == {0, 1, 2}
 
@@ -233,12 +233,12 @@ def test_herding_is_greedy_in_the_mean():
         means = [np.inf if k in chosen else
                  np.linalg.norm(points[[*chosen, k]].mean(axis=0) - points.mean(axis=0)) for k in range(90)]
         chosen.append(int(np.argmin(means)))
-    assert select.herding(blobs(), 12, 0).tolist() == chosen
+    assert selections.herding(blobs(), 12, 0).tolist() == chosen
 
 
 def test_k_center_takes_the_farthest():
     points = torch.tensor([[0.0], [1.0], [4.0], [5.0], [11.0]])  # of mean 4.2
-    assert select.k_center(points, 4, 0).tolist() == [2, 4, 0, 1]
+    assert selections.k_center(points, 4, 0).tolist() == [2, 4, 0, 1]
 
 
 def test_selection_is_by_the_features_of_a_trained_network(digits, make_options):
@@ -248,7 +248,7 @@ def test_selection_is_by_the_features_of_a_trained_network(digits, make_options)
     member, = engine.pool.members
     assert member.seen == 128
     for rows, images in zip(data.class_rows, engine.images, strict=True):
-        chosen = select.herding(member.network.embed(data.batch(rows)), 3, 0)
+        chosen = selections.herding(member.network.embed(data.batch(rows)), 3, 0)
         assert torch.equal(images, data.batch(rows[chosen]))
 
 
@@ -275,7 +275,7 @@ def test_a_selection_is_a_set_of_real_images(digits, make_options, method):
 
 def test_saved_selection_is_read_like_any_set(tmp_path):
     flags = [*TINY, "--Iteration", 0, "--method", "kmeans", "--aug", "--ipc", 2, "--save_path", tmp_path]
-    experiment.run(options.parse("", [str(flag) for flag in flags], dataset="digits"))
+    experiment.run(options.parse_options("", [str(flag) for flag in flags], dataset="digits"))
     path = tmp_path / "res_kmeans_digits_ConvNetW32_2ipc.pt"
     images, labels = utils.load_synthetic(path)
     assert images.shape == (80, 1, 16, 16) and labels.bincount().tolist() == [8] * 10

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from utils.errors import UserError
 from utils.networks import NETWORKS, get_network
+from utils.system.errors import UserError
 
 FIGURES = json.loads((Path(__file__).parent / "figures" / "networks.json").read_text())
 QUICK = [name for name in FIGURES if name in NETWORKS and name not in ("ConvNetNP", "ConvNetKIP")]

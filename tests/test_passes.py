@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from argparse import Namespace
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from utils import evaluation, options
 from utils.distill import Distillation
 from utils.draws import Draws
 from utils.networks import get_network
-from utils.passes import Passes
+from utils.networks.batches import BatchRunner, is_compiled
 
 CPU = torch.device("cpu")
 
@@ -48,26 +47,26 @@ def test_bf16_is_near_and_keeps_losses_in_fp32(digits, make_options):
 @pytest.mark.parametrize("flags, expected", [("", True), ("--Iteration 1000", True), ("--Iteration 999", False),
                                              ("--no_compile", False), ("--Iteration 999 --compile", True)])
 def test_long_runs_are_compiled_on_a_cpu(flags, expected):
-    assert Passes(options.parse("", flags.split()), CPU).compiled is expected
+    given = options.parse_options("", flags.split())
+    assert is_compiled(given.compile, CPU, given.Iteration) is expected
 
 
 @pytest.mark.parametrize("flags, trained, expected", [
     ("", 40_000, True), ("", 39_999, False), ("--no_compile", 10**9, False), ("--compile", 0, True)])
 def test_long_evaluations_are_compiled_on_a_cpu(flags, trained, expected):
     """By the images that one network is trained on, so that it depends on the options and the set alone."""
-    given = options.parse("", ["--Iteration", "0", *flags.split()])
-    assert Passes(given, CPU, trained).compiled is expected
+    assert is_compiled(options.parse_options("", flags.split()).compile, CPU, 0, trained) is expected
 
 
 def test_evaluation_says_how_long_it_is(digits, make_options, monkeypatch):
     """40 images for 1,001 epochs, the published IPC 1 with a formation, are a long one."""
     lengths = []
 
-    def note(given, device, trained=0):
+    def keep(choice, device, iterations, trained):
         lengths.append(trained)
         raise InterruptedError
 
-    monkeypatch.setattr(evaluation, "Passes", note)
+    monkeypatch.setattr(evaluation, "is_compiled", keep)
     data = digits()
     with pytest.raises(InterruptedError):
         evaluation.evaluate(data.images[:40], data.labels[:40], data, "MLP", make_options(), Draws(0), ("test",))
@@ -76,12 +75,12 @@ def test_evaluation_says_how_long_it_is(digits, make_options, monkeypatch):
 
 def test_batch_normalisation_sees_whole_batches():
     """In training its statistics are those of the batch, so the batch is not taken in parts."""
-    passes = Passes(Namespace(compile=True, precision="fp32"), CPU)
+    runner = BatchRunner(CPU, "fp32", True)
     batch = torch.zeros(100, 1)
     for name, parts in (("ConvNetBN", 1), ("ConvNet", 4)):
         network = get_network(name, 1, 10, 16)
-        assert len(passes._parts(network, batch)) == parts
-        assert len(passes._parts(network.eval(), batch)) == 4
+        assert len(runner._parts(network, batch)) == parts
+        assert len(runner._parts(network.eval(), batch)) == 4
 
 
 @pytest.mark.parametrize("count, sizes", [
@@ -89,8 +88,8 @@ def test_batch_normalisation_sees_whole_batches():
     (0, [])])
 def test_parts_are_alike_where_they_can_be(count, sizes):
     """So that one compilation serves all; a rest is not compiled."""
-    passes = Passes(Namespace(compile=True, precision="fp32"), CPU)
-    parts = passes._parts(get_network("MLP", 1, 10, 8), torch.zeros(count, 1))
+    runner = BatchRunner(CPU, "fp32", True)
+    parts = runner._parts(get_network("MLP", 1, 10, 8), torch.zeros(count, 1))
     assert [len(part) for part in parts if len(part)] == sizes
 
 
@@ -107,10 +106,10 @@ def test_only_whole_parts_are_compiled(compiled, noted, monkeypatch):
             layouts.add(x.stride())
             return x
 
-    monkeypatch.setattr("utils.passes._compiled", compile_)
+    monkeypatch.setattr("utils.networks.batches._compiled", compile_)
     images = torch.arange(70.0).reshape(70, 1, 1, 1).expand(70, 3, 4, 5).contiguous()
-    passes = Passes(Namespace(compile=compiled, precision="fp32"), CPU)
-    assert torch.equal(passes.classify(Pass(), images), images)
+    runner = BatchRunner(CPU, "fp32", compiled)
+    assert torch.equal(runner.classify(Pass(), images), images)
     assert sizes == noted and layouts == {(60, 1, 15, 3) if compiled else (60, 20, 5, 1)}
 
 
@@ -118,7 +117,7 @@ def test_only_whole_parts_are_compiled(compiled, noted, monkeypatch):
     (None, True, False), ("fp32", False, False), ("tf32", True, True), ("bf16", False, False)])
 def test_tf32_on_a_gpu_is_as_pytorch_has_it_unless_asked_for(precision, convolutions, products):
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = True, False  # PyTorch's defaults
-    Passes(Namespace(compile=False, precision=precision), torch.device("cuda"))
+    BatchRunner(torch.device("cuda"), precision, False)
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (convolutions, products)
 
 

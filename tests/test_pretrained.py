@@ -11,11 +11,12 @@ import benchmark
 import children
 from conftest import ROOT, SHORT, TINY, call_script
 from formats import Payload
-from reference import PretrainedLoop
 from test_processes import start_ranks
-from utils import networks, options, pretrained, storage
+from utils import checkpoint, networks, options, pretrained, storage
+from utils.data import load
 from utils.distill import Distillation
-from utils.errors import UserError
+from utils.reference import PretrainedLoop
+from utils.system.errors import UserError
 
 TRAIN = ["--dataset", "digits", "--model", "ConvNetW32", "--networks", 2, "--steps", 6, "--stages", 0, 3, 6,
          "--trained_bs", 16, "--save_path", "pretrained"]
@@ -316,13 +317,12 @@ def test_compare_leaves_dm_its_fresh_networks(older, tmp_path):
 def test_published_options_are_as_without_this(make_options):
     chosen = make_options()
     assert (chosen.pool, chosen.lr_decay, chosen.validation) == (None, "none", False)
-    assert options.parse("", ["--method", "DM"]).pool is None
+    assert options.parse_options("", ["--method", "DM"]).pool is None
 
 
 def test_validation_leaves_the_test_images_alone():
-    from utils import data as datasets
-    whole, split = datasets.load("digits", ""), datasets.load("digits", "", validation=True, seed=5)
-    again = datasets.load("digits", "", validation=True)
+    whole, split = load("digits", ""), load("digits", "", validation=True, seed=5)
+    again = load("digits", "", validation=True)
     assert len(split.labels) + len(split.test_labels) == len(whole.labels)
     assert torch.equal(split.test_images, again.test_images) and split.checksum() == again.checksum()
     test = {image.numpy().tobytes() for image in whole.test_images}

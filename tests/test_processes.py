@@ -14,8 +14,9 @@ import torch
 
 import children
 from conftest import CODE, TINY, run_script
-from utils import files, processes, storage
-from utils.errors import UserError
+from utils import storage
+from utils.system import distributed, files
+from utils.system.errors import UserError
 
 RUN = "BACON_digits_ConvNetW32_2ipc"
 FLAGS = [*TINY, "--ipc", 2, "--Iteration", 4, "--eval_interval", 2, "--num_eval", 3, "--save_path", "result",
@@ -95,9 +96,9 @@ def test_signal_to_one_process_stops_all(alone, tmp_path):
 
 
 def test_more_processes_than_classes_are_refused(monkeypatch):
-    monkeypatch.setattr(processes, "count", lambda: 11)
+    monkeypatch.setattr(distributed, "world_size", lambda: 11)
     with pytest.raises(UserError, match="at most 10"):
-        processes.own_classes(10)
+        distributed.own_classes(10)
 
 
 @pytest.mark.slow

@@ -13,11 +13,11 @@ from PIL import Image
 
 import formats
 import report
-from conftest import ROOT, TINY, call_script, run_script
-from utils import device, evaluation, figures, files, storage
+from conftest import TINY, call_script, run_script
+from utils import evaluation, figures, pictures, storage
 from utils.distill import initial_images
 from utils.draws import Draws
-from utils.paper import PAPER
+from utils.system import device, files
 
 RUN = "BACON_MNIST_ConvNetW32_1ipc"
 HOSTILE = ["$x_1$ & | *y*", "<script>alert(1)", "_" + "long" * 30]
@@ -70,7 +70,7 @@ def test_page_holds_what_the_run_left(page, result):
     text, accuracies = text_of(page), storage.load(result / f"res_{RUN}.pt")["accs_all_exps"]["ConvNetW32"]
     assert text.count("3 - three") >= 4
     assert f"{100 * np.mean(accuracies):.2f} ± {100 * np.std(accuracies):.2f}" in text and "4 networks" in text
-    assert "94.15" in text and device.processor() in text
+    assert "94.15" in text and device.cpu_model() in text
     assert ("shortened: 2 of 20,000 iterations, 16 of 5,000 real images per class, 1 of 10 steps of pool training, "
             "16 of 256 images in such a step, narrower network ConvNetW32, 3 of 1,001 epochs of evaluation") in text
     for what in ("as stored", "formation expanded", "start", "likelihood", "total variation", "cross-entropy", "t-SNE"):
@@ -170,10 +170,10 @@ def test_pictures_are_read_as_they_were_written(count, shape, tmp_path, monkeypa
     """However large they are."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     pixels = torch.randint(256, (count, *shape)) / 255
-    storage.save_picture(tmp_path / "picture.png", pixels, min(3, count))
-    torch.testing.assert_close(storage.load_picture(tmp_path / "picture.png", shape, min(3, count)), pixels)
+    pictures.save_picture(tmp_path / "picture.png", pixels, min(3, count))
+    torch.testing.assert_close(pictures.load_picture(tmp_path / "picture.png", shape, min(3, count)), pixels)
     with pytest.raises(storage.UserError, match=re.escape("picture.png")):
-        storage.load_picture(tmp_path / "picture.png", shape, 4)
+        pictures.load_picture(tmp_path / "picture.png", shape, 4)
 
 
 @pytest.mark.parametrize("changes, known", [({}, True), ({"Iteration": 0}, False), ({"method": "mine:loss"}, False)])
@@ -216,17 +216,6 @@ def test_confusion_is_a_share_of_the_true_class():
 def test_a_run_is_measured_by_its_published_command(method, dataset, ipc, expected):
     whole = vars(report.published(Namespace(method=method, dataset=dataset, ipc=ipc)))
     assert tuple(whole[name] for name in report.SPARED if name in whole) == expected
-
-
-def test_readme_has_the_papers_numbers():
-    readme = (ROOT / "README.md").read_text()
-    for dataset in PAPER["BACON"]:
-        label = {"FashionMNIST": "Fashion-MNIST", "TinyImageNet": "Tiny-ImageNet"}.get(
-            dataset, re.sub("CIFAR", "CIFAR-", dataset))
-        for ipc in (1, 10, 50):
-            numbers = [PAPER[method].get(dataset, {}).get(ipc) for method in ("DM", "IDM", "BACON")]
-            cells = " | ".join(f"{number:g}" if number else "-" for number in numbers)
-            assert f"| {label} | {ipc} | {cells} |" in readme
 
 
 def browse(address, folder, *flags):

@@ -18,9 +18,10 @@ import children
 from conftest import TINY
 from formats import Payload
 from test_hostile_files import mutate
-from utils import checkpoint, data, files, interrupts, storage
+from utils import checkpoint, data, storage
 from utils.distill import Distillation
-from utils.errors import UserError
+from utils.system import files, signals
+from utils.system.errors import UserError
 
 RUN = "BACON_digits_ConvNetW32_1ipc"
 FLAGS = [*TINY, "--num_exp", 2, "--Iteration", 4, "--eval_interval", 2, "--num_eval", 1, "--net_generate_interval", 2,
@@ -183,7 +184,7 @@ def test_second_ctrl_c_ends_at_once(whole, tmp_path):
 
 
 def ctrl_c_while_loading():
-    data.load = lambda *_: os.kill(os.getpid(), signal.SIGINT)
+    data.real_data.load = lambda *_: os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_ctrl_c_before_the_run_begins(tmp_path):
@@ -192,18 +193,18 @@ def test_ctrl_c_before_the_run_begins(tmp_path):
 
 
 def test_signals_are_as_before_after_a_run():
-    before = [signal.getsignal(number) for number in interrupts.SIGNALS]
-    with interrupts.Interrupts():
-        assert [signal.getsignal(number) for number in interrupts.SIGNALS] != before
-    assert [signal.getsignal(number) for number in interrupts.SIGNALS] == before
+    before = [signal.getsignal(number) for number in signals.SIGNALS]
+    with signals.Interrupts():
+        assert [signal.getsignal(number) for number in signals.SIGNALS] != before
+    assert [signal.getsignal(number) for number in signals.SIGNALS] == before
 
 
 def test_command_that_continues_a_continued_run_is_the_same(monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", ["python3", "BACON_digits.py", "--save_path", "my sets"])
-    command = interrupts.resume_command()
+    command = signals.resume_command()
     assert command == "python3 BACON_digits.py --save_path 'my sets' --resume auto"
     monkeypatch.setattr(sys, "orig_argv", shlex.split(command))
-    assert interrupts.resume_command() == command
+    assert signals.resume_command() == command
 
 
 def copy(killed, tmp_path):

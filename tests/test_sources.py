@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader
 
 import formats
 from conftest import SHARED, needs_shared_data
-from utils import data, image_files, sources
-from utils.errors import UserError
-from utils.normalisation import statistics
+from utils import data
+from utils.data import image_files, sources
+from utils.data.normalisation import statistics
+from utils.system.errors import UserError
 
 
 def by_label(images, labels):

@@ -1,5 +1,5 @@
 """Dataset distillation with BACON: networks, augmentation, losses and the loop that the scripts share."""
 
-from utils.storage import load_synthetic
+from .storage import load_synthetic
 
 __all__ = ["load_synthetic"]

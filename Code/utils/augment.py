@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.device import send
+from .system.device import send
 
 BRIGHTNESS, SATURATION, CONTRAST = 1.0, 2.0, 0.5
 CROP_RATIO, CUTOUT_RATIO = 0.125, 0.5
@@ -133,6 +133,16 @@ def augment_classes(x: Tensor, operations: list[str], u: np.ndarray) -> Tensor:
         rows = send(np.flatnonzero(np.equal(operations, name)), x.device)
         out[rows] = OPERATIONS[name](x[rows].flatten(0, 1), draws[rows].flatten(0, 1)).unflatten(0, (len(rows), -1))
     return out
+
+
+def formation(aug: bool) -> int:
+    """Tiles along each side of a stored image: 2 with --aug, else 1."""
+    return 2 if aug else 1
+
+
+def tiles(aug: bool) -> int:
+    """Images that come of each stored one."""
+    return formation(aug) ** 2
 
 
 def make_formation(tiles: Tensor) -> Tensor:

@@ -12,9 +12,12 @@ from pathlib import Path
 
 import torch
 
-from utils import files, processes
-from utils.errors import UserError, is_out_of_memory, reason
-from utils.options import FREE_ON_RESUME
+from .system import distributed, files
+from .system.errors import UserError, is_out_of_memory, reason
+
+# Flags that leave the result as it is (but for rounding), so that they may change where a run is resumed.
+FREE_ON_RESUME = ("data_path", "save_path", "device", "max_batch", "compile", "resume", "checkpoint_minutes",
+                  "tensorboard")
 
 # Newest first. The first is there only where a run was killed between the two renames of `write`.
 NAMES = NEW, LAST, PREVIOUS = "checkpoint_new.pt", "checkpoint.pt", "checkpoint_previous.pt"
@@ -22,7 +25,7 @@ CONTENT = {"options": dict, "data": int, "experiment": int, "iteration": int, "s
            "distillation": dict | None, "last": list, "best": list, "metrics": list, "losses": list}
 
 
-@processes.first_only
+@distributed.main_process_only
 def write(folder: Path, state: dict) -> None:
     """Writes a folder's last checkpoint; the one that was the last becomes the one before.
 
@@ -32,7 +35,7 @@ def write(folder: Path, state: dict) -> None:
     settle(folder)
 
 
-@processes.first_only
+@distributed.main_process_only
 def settle(folder: Path) -> None:
     """The renames that end a `write`, which may have been killed before or between them."""
     if not (folder / NEW).exists():
@@ -143,6 +146,16 @@ def _newest_whole(paths: list[Path]) -> tuple[dict, Path]:
 
 def differences(saved: dict, current: dict) -> str:
     """The options outside FREE_ON_RESUME that are not what they were, in words; empty where there are none."""
+    saved, current = _completed(saved), _completed(current)
     return ", ".join(f"--{name} {saved.get(name)} (not {current.get(name)})"
                      for name in sorted((saved.keys() | current.keys()) - set(FREE_ON_RESUME))
                      if saved.get(name) != current.get(name))
+
+
+def _completed(options: dict) -> dict:
+    """The options of a run, also of one from before some of them were there, as they acted then."""
+    modes = {"SS": "S"}  # two names of one thing
+    beforehand = dict.fromkeys(("pool", "pool_stages", "ce_stages", "soft_stages", "pool_networks"))
+    return {"net_start": min(3, options.get("net_num", 3)), "eval_start": False, "lr_decay": "none",
+            "validation": False, **beforehand, **options,
+            "eval_mode": modes.get(options.get("eval_mode"), options.get("eval_mode"))}

@@ -14,80 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils import augment, device, methods, networks, processes, select
-from utils.data import RealData
-from utils.draws import Draws
-from utils.errors import UserError
-from utils.networks import ConvNet
-from utils.pool import Member, Pool
-from utils.pretrained import Pretrained
-
-
-class VisitedSGD:
-    """SGD with momentum on images (K, ...), as if each of the K classes were visited in turn.
-
-    In one round, every one of K steps has a gradient for one class and zero for the others. Call
-    `before()` to bring each class to where it is at its own visit, take the gradient there, then `step`.
-    `STATE` names what it remembers between rounds.
-    """
-
-    STATE = ("velocity",)
-
-    def __init__(self, images: Tensor, lr: float, momentum: float = 0.5):
-        self.images, self.lr, self.momentum = images, lr, momentum
-        self.velocity = torch.zeros_like(images)
-        earlier = torch.arange(len(images), dtype=images.dtype, device=images.device)
-        self.earlier = earlier.reshape(-1, *[1] * (images.dim() - 1))
-
-    def _coast(self, steps: Tensor):
-        """`steps` (per class) steps with zero gradient: v <- m v, x <- x - lr v, summed up."""
-        decay = self.momentum ** steps
-        self.images -= self.lr * self.momentum * (1 - decay) / (1 - self.momentum) * self.velocity
-        self.velocity *= decay
-
-    def before(self):
-        self._coast(self.earlier)
-
-    def step(self, gradient: Tensor):
-        self.velocity.mul_(self.momentum).add_(gradient)
-        self.images -= self.lr * self.velocity
-        self._coast(len(self.images) - 1 - self.earlier)
-
-
-class VisitedAdam:
-    """Adam under the same visits as `VisitedSGD`. Its steps with zero gradient are taken one by one."""
-
-    STATE = ("mean", "square", "steps")
-
-    def __init__(self, images: Tensor, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
-        self.images, self.lr, self.betas, self.eps = images, lr, betas, eps
-        self.mean, self.square = torch.zeros_like(images), torch.zeros_like(images)
-        self.steps = 0
-
-    def _step(self, classes: slice, count: int, gradient: Tensor | float):
-        beta1, beta2 = self.betas
-        mean, square = self.mean[classes], self.square[classes]
-        mean.mul_(beta1).add_((1 - beta1) * gradient)
-        square.mul_(beta2).add_((1 - beta2) * gradient * gradient)
-        denominator = (square / (1 - beta2 ** count)).sqrt() + self.eps
-        self.images[classes] -= self.lr / (1 - beta1 ** count) * mean / denominator
-
-    def before(self):
-        for visit in range(len(self.images) - 1):
-            self._step(slice(visit + 1, None), self.steps + visit + 1, 0.0)
-
-    def step(self, gradient: Tensor):
-        for visit in range(len(self.images)):
-            if visit:
-                self._step(slice(None, visit), self.steps + visit + 1, 0.0)
-            self._step(slice(visit, visit + 1), self.steps + visit + 1, gradient[visit:visit + 1])
-        self.steps += len(self.images)
-
+from . import augment, methods, networks
+from .data import RealData
+from .draws import Draws
+from .image_optimizers import OPTIMIZERS
+from .networks import ConvNet
+from .pool import Member, Pool
+from .pretrained import Pretrained
+from .system import distributed, memory
+from .system.errors import UserError
 
 UNCHECKED = 100  # image updates after which the losses are looked at even if nobody asks
 REAL_PER_SYNTHETIC = 10  # a real image, which needs no graph, takes less than a tenth of the memory
-
-OPTIMIZERS = {"sgd": VisitedSGD, "adam": VisitedAdam}
 
 
 def check_sizes(data: RealData, ipc: int, aug: bool):
@@ -109,13 +47,13 @@ def selected(options) -> int:
 def check(data: RealData, options):
     """UserError where the options ask of the data what it cannot give."""
     check_sizes(data, options.ipc, options.aug)
-    processes.own_classes(data.num_classes)
+    distributed.own_classes(data.num_classes)
     fewest = min(*data.class_sizes, options.batch_real)
     if selected(options) > fewest:
         raise UserError(f"--ipc1_real {options.ipc1_real}: that many real images of each class are matched at --ipc 1 "
                         f"without --aug, out of only {fewest}; raise --batch_real, or choose --ipc1_real 0")
     if networks.has_batch_norm(options.model):
-        if processes.count() > 1:
+        if distributed.world_size() > 1:
             raise UserError(f"--model {options.model}: batch normalisation needs all classes in one process; start one")
         if fewest < min(max(data.class_sizes), options.batch_real):
             raise UserError(f"--model {options.model}: batch normalisation needs as many real images of each class, "
@@ -123,7 +61,7 @@ def check(data: RealData, options):
     if options.method == "BACON" and fewest < 2:
         name = data.class_names[int(np.argmin(data.class_sizes))]
         raise UserError(f"--method BACON: class {name!r} of {data.name} has one training image, of which there is no "
-                        "deviation; add images, or choose another method")
+                        "standard deviation; add images, or choose another method")
 
 
 def initial_images(data: RealData, draws: Draws, ipc: int, init: str = "real", aug: bool = False) -> Tensor:
@@ -137,7 +75,7 @@ def initial_images(data: RealData, draws: Draws, ipc: int, init: str = "real", a
         noise = draws.noise((data.num_classes, ipc, *data.image_shape))
         return torch.as_tensor(noise, dtype=data.dtype, device=data.device)
     tiled = aug and init == "real"
-    return real_set(data, draws.initial(data.class_sizes, 4 if tiled else 1, ipc), tiled)
+    return real_set(data, draws.initial(data.class_sizes, augment.tiles(tiled), ipc), tiled)
 
 
 def real_set(data: RealData, positions: np.ndarray, aug: bool) -> Tensor:
@@ -147,6 +85,26 @@ def real_set(data: RealData, positions: np.ndarray, aug: bool) -> Tensor:
     if aug:
         return augment.make_formation(images.flatten(1, 2)).unflatten(0, images.shape[1:3])
     return images[0]
+
+
+def select_positions(select, data: RealData, pool: Pool, options, max_batch: int) -> np.ndarray:
+    """Positions (sets, K, ipc) within each class; four sets for a formation, otherwise one.
+
+    The features are those of the pool's one network, which is trained first, or of one of --pool. UserError where a class
+    is too small.
+    """
+    sets = augment.tiles(options.aug)
+    if sets * options.ipc > min(data.class_sizes):
+        raise UserError(f"--ipc {options.ipc}: {sets * options.ipc} different images of each class are needed, and "
+                        f"{data.name} has classes of {min(data.class_sizes)}; choose fewer")
+    network, seed = pool.for_features().network.eval(), pool.draws.network_seed(options.method)
+    chosen = []
+    with torch.no_grad():
+        for rows in data.class_rows:
+            parts = np.split(rows, range(max_batch, len(rows), max_batch))
+            features = torch.cat([network.embed(data.batch(part), options.embed_last) for part in parts])
+            chosen.append(select(features, sets * options.ipc, seed).reshape(sets, options.ipc))
+    return np.stack(chosen, axis=1)
 
 
 def expand_classes(images: Tensor) -> Tensor:
@@ -164,10 +122,10 @@ class Distillation:
         self.draws = Draws(options.seed, experiment)
         self.method = methods.find(options.method)
         self.pool = (Pretrained if options.pool else Pool)(data, self.draws, options)
-        self.max_batch = options.max_batch or device.batch_that_fits(
+        self.max_batch = options.max_batch or memory.batch_that_fits(
             self.pool.members[0].network.eval(), data.normalise(data.images[:1]))
         if self.method.select:
-            self.images = real_set(data, select.choose(self.method.select, data, self.pool, options, self.max_batch),
+            self.images = real_set(data, select_positions(self.method.select, data, self.pool, options, self.max_batch),
                                    options.aug)
         else:
             self.images = initial_images(data, self.draws, options.ipc, options.init, options.aug)
@@ -177,7 +135,7 @@ class Distillation:
         self.strategy = augment.parse_strategy(options.dsa_strategy)
         self.selected = selected(options)
         self.batch_norm = networks.has_batch_norm(options.model)  # then all classes go through a network at once
-        self.own_classes = processes.own_classes(data.num_classes)
+        self.own_classes = distributed.own_classes(data.num_classes)
         self.unchecked: list[tuple[int, dict[str, Tensor]]] = []  # iteration and terms by class of image updates
 
     def state(self) -> dict:
@@ -197,7 +155,7 @@ class Distillation:
         """Images that go through networks in one iteration, for the log."""
         options = self.options
         real = sum(min(size, options.batch_real) for size in self.data.class_sizes)
-        synthetic = self.data.num_classes * options.ipc * (4 if options.aug else 1)
+        synthetic = self.data.num_classes * options.ipc * augment.tiles(options.aug)
         trained = 0 if options.pool else options.fetch_net_num * options.model_train_steps * options.trained_bs
         return options.outer_loop * (options.train_net_num * (real + synthetic) + trained)
 
@@ -265,7 +223,7 @@ class Distillation:
             gradient[chunk], = torch.autograd.grad(sum(terms.values()).sum(), images)
             for name, value in terms.items():
                 collected.setdefault(name, value.new_zeros(data.num_classes))[chunk] = value.detach()
-        processes.add_up(gradient, *collected.values())
+        distributed.all_reduce(gradient, *collected.values())
         self.optimizer.step(gradient.view_as(self.optimizer.images))
         return collected
 
@@ -278,12 +236,12 @@ class Distillation:
         synthetic = expand_classes(images) if options.aug else images
         synthetic = augment.augment_classes(synthetic, operations, parameters)
         classes, count = synthetic.shape[:2]
-        z_syn, logits = self.pool.passes.embed_and_classify(network, synthetic.flatten(0, 1), options.embed_last)
+        z_syn, logits = self.pool.runner.embed_and_classify(network, synthetic.flatten(0, 1), options.embed_last)
         terms = methods.named_terms(
             self.method.objective(z_syn.unflatten(0, (classes, count)), z_real, options), classes)
         if options.syn_ce:
             if judge is not member:
-                logits = self.pool.passes.classify(judge.network, synthetic.flatten(0, 1))
+                logits = self.pool.runner.classify(judge.network, synthetic.flatten(0, 1))
             labels = torch.arange(chunk.start, chunk.stop, device=images.device).repeat_interleave(count)
             entropy = F.cross_entropy(logits, labels, reduction="none")
             if self.selected:
@@ -301,7 +259,7 @@ class Distillation:
         guess = torch.zeros(len(images), self.data.num_classes, dtype=images.dtype, device=images.device)
         for member in self.pool.labelling():
             member.network.eval()
-            parts = [self.pool.passes.classify(member.network, part) for part in images.split(self.max_batch)]
+            parts = [self.pool.runner.classify(member.network, part) for part in images.split(self.max_batch)]
             guess += torch.cat(parts).softmax(dim=1) / len(self.pool.labelling())
         return weight * guess + (1 - weight) * F.one_hot(labels.to(images.device), self.data.num_classes)
 
@@ -310,7 +268,7 @@ class Distillation:
         """Embeddings (k, N, D) of real images (k, N, ...) of k classes; with --ipc1_real of that many of them."""
         options = self.options
         images = real.flatten(0, 1)
-        both = [self.pool.passes.embed_and_classify(network, part, options.embed_last)
+        both = [self.pool.runner.embed_and_classify(network, part, options.embed_last)
                 for part in ([images] if self.batch_norm else images.split(self.max_batch))]
         z_real, logits = (torch.cat(parts).unflatten(0, real.shape[:2]) for parts in zip(*both, strict=True))
         if not self.selected:
@@ -325,7 +283,7 @@ class Distillation:
         of the synthetic ones, which need a graph, at most `max_batch` together (or one class)."""
         if self.batch_norm:
             return [self.own_classes]
-        synthetic = self.options.ipc * (4 if self.options.aug else 1)
+        synthetic = self.options.ipc * augment.tiles(self.options.aug)
         chunks, start, stop = [], self.own_classes.start, self.own_classes.stop
         for k in range(start + 1, stop + 1):
             cost = max(synthetic, real_counts[start] / REAL_PER_SYNTHETIC) * (k - start + 1)

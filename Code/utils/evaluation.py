@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils import augment, device, processes
-from utils.data import RealData
-from utils.draws import Draws
-from utils.networks import get_network
-from utils.passes import Passes
+from . import augment
+from .data import RealData
+from .draws import Draws
+from .networks import get_network
+from .networks.batches import BatchRunner, is_compiled
+from .system import device, distributed, memory
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 
@@ -34,7 +35,7 @@ def models(mode: str, model: str) -> list[str]:
     return list(dict.fromkeys(name or model for name in MODES[mode]))
 
 
-def train(network: nn.Module, images: Tensor, labels: Tensor, options, rng: np.random.Generator, passes: Passes,
+def train(network: nn.Module, images: Tensor, labels: Tensor, options, rng: np.random.Generator, runner: BatchRunner,
           on_epoch: Callable[[], None] = lambda: None, normalise: Callable[[Tensor], Tensor] = lambda batch: batch):
     """Trains a network on images (N, C, H, W) and labels, (N,) or as probabilities (N, K), by the published protocol.
 
@@ -56,7 +57,7 @@ def train(network: nn.Module, images: Tensor, labels: Tensor, options, rng: np.r
             if strategy:
                 operation = augment.OPERATIONS[strategy[rng.integers(len(strategy))]]
                 batch = operation(batch, device.send(rng.random((len(rows), 3)), batch.device, batch.dtype))
-            passes.train_step(network, optimizer, batch, labels[rows])
+            runner.train_step(network, optimizer, batch, labels[rows])
         if epoch == drop_after:
             lr /= 10
             optimizer = torch.optim.SGD(network.parameters(), lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
@@ -64,21 +65,21 @@ def train(network: nn.Module, images: Tensor, labels: Tensor, options, rng: np.r
 
 
 @torch.no_grad()
-def predict(network: nn.Module, data: RealData, max_batch: int | None, passes: Passes) -> Tensor:
+def predict(network: nn.Module, data: RealData, max_batch: int | None, runner: BatchRunner) -> Tensor:
     """The class (N,) that the network gives each test image. max_batch: images of a pass, None: as many as fit."""
     network.eval()
-    max_batch = max_batch or device.batch_that_fits(network, data.normalise(data.test_images[:1]))
-    return torch.cat([passes.classify(network, data.normalise(images)).argmax(dim=1)
+    max_batch = max_batch or memory.batch_that_fits(network, data.normalise(data.test_images[:1]))
+    return torch.cat([runner.classify(network, data.normalise(images)).argmax(dim=1)
                       for images in data.test_images.split(max_batch)])
 
 
-def test(network: nn.Module, data: RealData, max_batch: int | None, passes: Passes) -> float:
+def test(network: nn.Module, data: RealData, max_batch: int | None, runner: BatchRunner) -> float:
     """Accuracy in 0..1 on the whole test set."""
-    return (predict(network, data, max_batch, passes) == data.test_labels).sum().item() / len(data.test_labels)
+    return (predict(network, data, max_batch, runner) == data.test_labels).sum().item() / len(data.test_labels)
 
 
 def trained_network(images: Tensor, labels: Tensor, data: RealData, model: str, options, draws: Draws,
-                    place: tuple[int | str, ...], passes: Passes,
+                    place: tuple[int | str, ...], runner: BatchRunner,
                     on_epoch: Callable[[], None] = lambda: None) -> nn.Module:
     """A fresh network, trained on a set, normalised or uint8, on the data's device.
 
@@ -87,14 +88,16 @@ def trained_network(images: Tensor, labels: Tensor, data: RealData, model: str, 
     normalise = data.normalise if images.dtype == torch.uint8 else lambda batch: batch.to(data.dtype)
     seed = draws.network_seed("evaluation", model, *place)
     network = get_network(model, *data.network_shape, seed)
-    passes.prepare(network, data.device, data.dtype)
-    train(network, images, labels, options, draws.evaluation(model, *place), passes, on_epoch, normalise)
+    runner.prepare(network, data.device, data.dtype)
+    train(network, images, labels, options, draws.evaluation(model, *place), runner, on_epoch, normalise)
     return network
 
 
-def passes_of(options, data: RealData, labels: Tensor) -> Passes:
+def runner_for(options, data: RealData, labels: Tensor) -> BatchRunner:
     """How networks that are evaluated on a set of these labels are trained and tested."""
-    return Passes(options, data.device, trained=len(labels) * (options.epoch_eval_train + 1))
+    compiled = is_compiled(options.compile, data.device, options.Iteration,
+                           trained=len(labels) * (options.epoch_eval_train + 1))
+    return BatchRunner(data.device, options.precision, compiled)
 
 
 def evaluate(images: Tensor, labels: Tensor, data: RealData, model: str, options, draws: Draws,
@@ -105,10 +108,10 @@ def evaluate(images: Tensor, labels: Tensor, data: RealData, model: str, options
     the run, so that its draws are its own.
     """
     images, labels = images.to(data.device), labels.to(data.device)
-    passes = passes_of(options, data, labels)
+    runner = runner_for(options, data, labels)
     accuracies = torch.zeros(options.num_eval, dtype=torch.float64)
-    for turn in filter(processes.own, range(options.num_eval)):
-        network = trained_network(images, labels, data, model, options, draws, (*place, turn), passes, on_epoch)
-        accuracies[turn] = test(network, data, options.max_batch, passes)
-    processes.add_up(accuracies)
+    for turn in filter(distributed.is_own_turn, range(options.num_eval)):
+        network = trained_network(images, labels, data, model, options, draws, (*place, turn), runner, on_epoch)
+        accuracies[turn] = test(network, data, options.max_batch, runner)
+    distributed.all_reduce(accuracies)
     return accuracies.tolist()

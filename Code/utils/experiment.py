@@ -1,83 +1,62 @@
 """A run: the experiments of one command line, each distilled, evaluated and saved."""
 
 import contextlib
-import os
-import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from utils import checkpoint, device, distill, evaluation, files, logs, options, processes
-from utils import data as datasets
-from utils.data import RealData
-from utils.distill import Distillation
-from utils.errors import UserError
-from utils.interrupts import Interrupts, Stopped, ending_on_sigterm
-from utils.networks import get_network
-from utils.record import Record
+from . import augment, checkpoint, distill, evaluation, storage
+from .data import RealData, load_data
+from .distill import Distillation
+from .networks import get_network
+from .options import parse_options
+from .record import EvaluatedSet, Record
+from .system import device, distributed, files, logs, memory
+from .system.reporting import reported
+from .system.signals import Interrupts, Stopped
 
 
 def main(description: str, **defaults) -> None:
     """An entry script: parses the command line and runs it."""
     with reported():
-        run(options.parse(description, **defaults))
+        run(parse_options(description, **defaults))
 
 
-@contextlib.contextmanager
-def reported(alone: bool = False):
-    """Around a whole script: bad input and signals end it with one line and the exit code that belongs to them.
-
-    alone: it cannot share its work with others, which torchrun would start.
-    """
-    try:
-        if alone and processes.started_by_torchrun():
-            raise UserError("torchrun: this script runs in one process alone; start it with python3")
-        with (open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(logs.Output(sys.stdout or nowhere)),
-              ending_on_sigterm()):
-            yield
-    except (UserError, processes.Lost) as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except Stopped as stopped:
-        if processes.rank() == 0:
-            print(f"{Path(sys.argv[0]).name}: {stopped}", file=sys.stderr)
-        sys.exit(stopped.exit_code)
-    except KeyboardInterrupt:  # where no `Interrupts` notes it
-        print(f"{Path(sys.argv[0]).name}: stopped by Ctrl-C", file=sys.stderr)
-        sys.exit(130)
-
-
-def run(args) -> Record:
+def run(options) -> Record:
     """Runs all experiments of a parsed command line, or what is left of them, and returns what they left."""
-    device.keep_freed_memory()
-    with processes.joined(device.choose(args.device)), device.memory_accounted(args):
-        with processes.first_goes_first():
-            data = load_data(args)
-        check(args, data)
-        record = Record(args, data)
+    memory.keep_freed_memory()
+    with distributed.process_group(device.find(options.device)), memory_accounted(options, resumable=True):
+        with distributed.main_process_first():
+            data = load_data(options)
+        check(options, data)
+        record = Record(options, data)
         with files.locked(record.folder), Interrupts() as interrupts:
-            state = processes.first_decides(
-                lambda: checkpoint.find(record.folder, args.resume, record.options))
+            state = distributed.broadcast_object(
+                lambda: checkpoint.find(record.folder, options.resume, record.saved_options))
             record.begin(state)
-            for experiment in range(state["experiment"] if state else 0, args.num_exp):
+            for experiment in range(state["experiment"] if state else 0, options.num_exp):
                 distil(experiment, record, interrupts, state)
                 state = None
             record.end()
     return record
 
 
-def load_data(args) -> RealData:
-    """The data set that a command line names, on its device."""
-    return datasets.load(args.dataset, args.data_path, device.choose(args.device), args.im_size, args.zca, args.seed,
-                         args.validation)
+@contextlib.contextmanager
+def memory_accounted(options, resumable: bool):
+    """Around the work of a command line: says which options need less memory, and prints the peak at its end."""
+    lower = tuple(name for name in ("trained_bs", "batch_train", "batch_real", "im_size")
+                  if getattr(options, name, None))
+    with memory.enough_memory(options.max_batch, resumable, lower):
+        yield
+    print(f"peak memory: {memory.memory_peak(device.find(options.device)):.2f} GB")
 
 
-def check(args, data: RealData) -> None:
+def check(options, data: RealData) -> None:
     """UserError where options, data and networks do not go together, before anything is computed or written."""
-    distill.check(data, args)
-    check_networks([args.model, *evaluation.models(args.eval_mode, args.model)], data)
+    distill.check(data, options)
+    check_networks([options.model, *evaluation.models(options.eval_mode, options.model)], data)
 
 
 def check_networks(models: list[str], data: RealData) -> None:
@@ -92,15 +71,15 @@ def distil(experiment: int, record: Record, interrupts: Interrupts, state: dict 
 
     state: the checkpoint to go on from, if it is one of this experiment.
     """
-    args = record.args
+    options = record.options
     first, begun = 0, time.monotonic()
-    distillation = Distillation(record.data, args, experiment)
+    distillation = Distillation(record.data, options, experiment)
     if state and state["distillation"]:
         with checkpoint.fitting():
             distillation.restore(state["distillation"])
         first, begun = state["iteration"], begun - state["seconds"]
 
-    progress = logs.Progress(f"experiment {experiment + 1}/{args.num_exp}", args.Iteration, first=first,
+    progress = logs.Progress(f"experiment {experiment + 1}/{options.num_exp}", options.Iteration, first=first,
                              images_per_step=distillation.images_per_step())
 
     def seconds() -> float:
@@ -111,32 +90,53 @@ def distil(experiment: int, record: Record, interrupts: Interrupts, state: dict 
         record.checkpoint(experiment, iteration, seconds(), distillation.state())
 
     with progress:
-        for iteration in range(first, args.Iteration + 1):
-            due = iteration == args.Iteration or (
-                args.eval_start if iteration == 0 else iteration % args.eval_interval == 0)
+        for iteration in range(first, options.Iteration + 1):
+            due = iteration == options.Iteration or (
+                options.eval_start if iteration == 0 else iteration % options.eval_interval == 0)
             if due and not record.has(experiment, iteration):
                 distillation.check_finite()
                 try:
                     with progress.paused():
-                        record.evaluate(distillation, experiment, iteration, seconds(), interrupts.check)
+                        record.add(evaluate_set(distillation, iteration, record.models, interrupts.check), experiment,
+                                   seconds())
                 except Exception:  # such as a signal or too little memory
                     if not record.has(experiment, iteration):
                         save(iteration)
                     raise
                 distillation.pool.reset_accuracies()
-                if iteration < args.Iteration:
+                if iteration < options.Iteration:
                     save(iteration)
-            if iteration < args.Iteration:
+            if iteration < options.Iteration:
                 terms = distillation.step(iteration)
                 record.note_losses(experiment, iteration, terms)
                 progress.update(lambda terms=terms: shown(distillation, terms))
-                stopping = processes.agree(interrupts.received)
+                stopping = distributed.all_reduce_max(interrupts.received)
                 if stopping or record.checkpoint_is_due():
                     save(iteration + 1)
                 if stopping:
-                    processes.wait_for_all()  # that the first has written
+                    distributed.barrier()  # that the first has written
                     raise Stopped(stopping)
     record.checkpoint(experiment + 1)
+
+
+def evaluate_set(distillation: Distillation, iteration: int, models: list[str],
+                 on_epoch: Callable[[], None]) -> EvaluatedSet:
+    """Trains networks on the current images, and tests them. `on_epoch` is called after each epoch of each network."""
+    options, data = distillation.options, distillation.data
+    stored, labels = storage.labelled(distillation.images.float().cpu())
+    images, targets = storage.expand(stored, labels, augment.formation(options.aug))
+    soft = distillation.soft_labels(images, targets).float().cpu() if options.soft_labels else None
+    networks = len(models) * sum(distributed.is_own_turn(turn) for turn in range(options.num_eval))
+    with logs.Progress(f"evaluation at iteration {iteration}", networks * (options.epoch_eval_train + 1),
+                       unit="epoch") as progress:
+        def count_epoch():
+            progress.update()
+            on_epoch()
+
+        accuracies = {model: evaluation.evaluate(images, targets if soft is None else soft, data, model, options,
+                                                 distillation.draws, (iteration,), count_epoch)
+                      for model in models}
+    return EvaluatedSet(stored.clone(), labels, iteration, accuracies, soft)
 
 
 def shown(distillation: Distillation, terms: dict[str, Tensor]) -> dict[str, float]:

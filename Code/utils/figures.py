@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from utils import files, storage
-from utils.paper import ITERATIONS
+from . import pictures, summary
+from .paper import ITERATIONS
+from .system import files
 
 INK, PAPER = "#1c2024", "#fdfdfc"  # of text and background; in SVG the page's own take their place
 SERIES = ["#3e7bfa", "#e5634d", "#2c9f72", "#b264d6", "#c98a0c", "#159fb3", "#de5f9c", "#7d8b23", "#8a7a66", "#6d70e8"]
@@ -29,15 +30,6 @@ TERMS = {"nll": "likelihood", "tv": "total variation", "clip": "CLIP", "ce": "cr
          "mean": "squared distance of the means", "pool": "accuracy of the pool, %"}
 NAMED = 20  # classes whose names fit beside a confusion matrix
 GAP = 1  # pixels around images
-
-
-def curve(lines: list[dict]) -> list[dict]:
-    """Lines of metrics.jsonl -> mean and standard deviation over their networks, a point for each iteration."""
-    points = []
-    for iteration in dict.fromkeys(line["iteration"] for line in lines):
-        values = [a for line in lines if line["iteration"] == iteration for a in line["accuracies"]]
-        points.append({"iteration": iteration, "mean": float(np.mean(values)), "std": float(np.std(values))})
-    return points
 
 
 def plot_curve(axes, points: list[dict], **look) -> None:
@@ -62,7 +54,7 @@ def accuracies(lines: list[dict], paper: float | None) -> Figure:
     """Accuracy against iteration for each evaluated network, beside the paper's number in % where there is one."""
     figure, axes = _new(4.4, 2.9)
     for color, model in zip(SERIES, dict.fromkeys(line["model"] for line in lines), strict=False):
-        plot_curve(axes, curve([line for line in lines if line["model"] == model]), color=color, label=model)
+        plot_curve(axes, summary.curve([line for line in lines if line["model"] == model]), color=color, label=model)
     if paper:
         axes.axhline(paper, color=INK, linestyle=(0, (4, 3)), linewidth=0.9,
                      label=f"the paper, {ITERATIONS:,} iterations")
@@ -159,7 +151,7 @@ def svg(figure: Figure, name: str) -> str:
 def png(pixels: Tensor, per_row: int) -> bytes:
     """Images (N, C, H, W) with pixels in 0..1 as a PNG, pixel by pixel, framed in a grey that is half transparent."""
     opaque = F.pad(pixels.mul(255).round().int(), (0, 0, 0, 0, 0, 1), value=255)  # one channel more
-    sheet = storage.grid(opaque, per_row, GAP, between=-1)
+    sheet = pictures.grid(opaque, per_row, GAP, between=-1)
     frame = torch.tensor([128] * pixels.shape[1] + [80], dtype=torch.int).reshape(-1, 1, 1)
     file = io.BytesIO()
     to_pil_image(torch.where(sheet < 0, frame, sheet).byte()).save(file, format="png", optimize=True)

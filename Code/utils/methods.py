@@ -13,8 +13,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from utils import losses, select
-from utils.errors import UserError, reason
+from . import losses, selections
+from .system.errors import UserError, reason
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ METHODS = {
     "IDM": Method(_mean),  # its published commands, in Command.txt, are nearly BACON's
     "DM": _DM,
     "random": Method(recipe=_RANDOM),
-    "herding": Method(select=select.herding, recipe=_SELECTION),
-    "kcenter": Method(select=select.k_center, recipe=_SELECTION),
-    "kmeans": Method(select=select.k_means, recipe=_SELECTION),
+    "herding": Method(select=selections.herding, recipe=_SELECTION),
+    "kcenter": Method(select=selections.k_center, recipe=_SELECTION),
+    "kmeans": Method(select=selections.k_means, recipe=_SELECTION),
 }
 
 

@@ -6,16 +6,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from utils import augment, device, evaluation, methods, networks, passes, sources
-from utils.errors import UserError
+from . import augment, evaluation, methods, networks
+from .data import sources
+from .networks import batches
+from .system import memory
+from .system.errors import UserError
 
 # Flags of the published scripts that nothing there reads. They are taken so that its commands run.
 DEAD_FLAGS = ("net_train_real", "no_net_train_real", "mismatch_lambda", "dis_metric", "inner_loop", "last",
               "mismatch_type", "weight_layer_index", "conf_path", "local_num", "local_weight")
-
-# Flags that leave the result as it is (but for rounding), so that they may change where a run is resumed.
-FREE_ON_RESUME = ("data_path", "save_path", "device", "max_batch", "compile", "resume", "checkpoint_minutes",
-                  "tensorboard")
 
 
 # What the published MNIST commands set beside the flags' own defaults; where benchmark.py and compare.py start.
@@ -48,7 +47,7 @@ def _at_most(high: float) -> str:
     return "" if high == float("inf") else f" and at most {high:.0f}"
 
 
-def integer(low: int, high: float = float("inf")):
+def whole_number(low: int, high: float = float("inf")):
     """An argparse type: whole numbers from `low` to `high`."""
     def check(text: str) -> int:
         try:
@@ -62,7 +61,7 @@ def integer(low: int, high: float = float("inf")):
     return check
 
 
-def number(low: float, high: float = float("inf"), above: bool = False):
+def finite_number(low: float, high: float = float("inf"), above: bool = False):
     """An argparse type: finite numbers from `low`, or above it, to `high`."""
     def check(text: str) -> float:
         try:
@@ -77,7 +76,7 @@ def number(low: float, high: float = float("inf"), above: bool = False):
     return check
 
 
-def path(text: str) -> Path:
+def as_path(text: str) -> Path:
     """An argparse type: a path, with ~ for the home folder, which no shell puts in after an equals sign."""
     if not text:
         raise argparse.ArgumentTypeError("the path is empty; name a file or folder")
@@ -86,7 +85,7 @@ def path(text: str) -> Path:
 
 def checkpoint_to_resume(text: str) -> str:
     """An argparse type: "auto" or a path."""
-    return text if text == "auto" else str(path(text))
+    return text if text == "auto" else str(as_path(text))
 
 
 def check_pool_network(name: str) -> None:
@@ -132,56 +131,56 @@ def _add_task(parser: Parser):
          help=f"{', '.join(methods.METHODS)}, or your own objective as module:function")
     flag("--model", type=accepted_by(check_pool_network), default="ConvNet_GBN",
          help="ConvNet variant of the pool, and of evaluation mode S")
-    flag("--ipc", type=integer(1), default=50, help="synthetic images per class")
+    flag("--ipc", type=whole_number(1), default=50, help="synthetic images per class")
     switch(flag, "aug", False, "each stored image is a 2x2 formation of half-size images")
-    flag("--num_exp", type=integer(1), default=5, help="experiments, each a set of its own")
+    flag("--num_exp", type=whole_number(1), default=5, help="experiments, each a set of its own")
 
 
 def add_data(parser: Parser):
     """The flags of what is read and computed on, shared with evaluate.py."""
     flag = parser.add_argument_group("data and machine").add_argument
     flag("--dataset", type=accepted_by(sources.find), default="MNIST", help="data set")
-    flag("--data_path", type=path, default="data",
+    flag("--data_path", type=as_path, default="data",
          help="folder of the data sets; images in <data_path>/<dataset>/{train,test}/<class>/ are taken in "
               "place of the published files, and what is missing is downloaded")
-    flag("--im_size", type=integer(1), help="side that images are resized to; None: the data set's own")
+    flag("--im_size", type=whole_number(1), help="side that images are resized to; None: the data set's own")
     switch(flag, "zca", False, "whiten the images (ZCA)")
-    flag("--save_path", type=path, default="result", help="folder for sets, pictures and records")
-    flag("--seed", type=integer(0, MOST_SEED), default=0, help="decides every random draw of the run")
+    flag("--save_path", type=as_path, default="result", help="folder for sets, pictures and records")
+    flag("--seed", type=whole_number(0, MOST_SEED), default=0, help="decides every random draw of the run")
     flag("--validation", action="store_true",
          help="leave the test images alone, as for choosing options: a fifth of the training images of each class, "
               "the same under every --seed, is kept for testing in their place")
     flag("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: cuda where there is one")
-    flag("--max_batch", type=integer(1),
-         help=f"images per network pass; None: as many as free memory holds, at most {device.MOST_IMAGES['cpu']:,} on "
-              f"a CPU and {device.MOST_IMAGES['cuda']:,} on a GPU")
+    flag("--max_batch", type=whole_number(1),
+         help=f"images per network pass; None: as many as free memory holds, at most {memory.MOST_IMAGES['cpu']:,} on "
+              f"a CPU and {memory.MOST_IMAGES['cuda']:,} on a GPU")
     flag("--precision", choices=("fp32", "tf32", "bf16"),
          help="of convolutions and matrix products; None: fp32, but on a GPU tf32 for convolutions, as PyTorch has it; "
               "bf16: by autocast, with statistics and losses in fp32")
     flag("--compile", action="store_true", default=None,
-         help=f"compile the networks; None: on a CPU, in runs of {passes.LONG_RUN:,} iterations or more, and for "
-              f"evaluated networks that are trained on {passes.LONG_TRAINING:,} images or more, all epochs together")
+         help=f"compile the networks; None: on a CPU, in runs of {batches.LONG_RUN:,} iterations or more, and for "
+              f"evaluated networks that are trained on {batches.LONG_TRAINING:,} images or more, all epochs together")
     flag("--no_compile", dest="compile", action="store_false", default=argparse.SUPPRESS, help="never do")
 
 
 def _add_images(parser: Parser):
     flag = parser.add_argument_group("synthetic images").add_argument
-    flag("--Iteration", type=integer(0), default=20000, help="iterations; 0 evaluates the starting set")
+    flag("--Iteration", type=whole_number(0), default=20000, help="iterations; 0 evaluates the starting set")
     flag("--init", choices=("real", "whole", "noise"), default="real",
          help="what the images start from: real images, with --aug four small ones in each stored image; whole: one "
               "real image in each stored image, with --aug too; or noise")
     flag("--optim", choices=("sgd", "adam"), default="sgd", help="optimizer of the images; adam steps class by class")
-    flag("--lr_img", type=number(0, above=True), default=1.0, help="learning rate of the images")
+    flag("--lr_img", type=finite_number(0, above=True), default=1.0, help="learning rate of the images")
     flag("--lr_decay", choices=("none", "cosine"), default="none",
          help="cosine: the images' learning rate falls to 0 over --Iteration")
-    flag("--outer_loop", type=integer(1), default=1, help="image updates per iteration")
+    flag("--outer_loop", type=whole_number(1), default=1, help="image updates per iteration")
     flag("--visits", choices=("each", "joint"), default="each",
          help="a step of the images after each class, or one for all classes together (DM)")
-    flag("--batch_real", type=integer(2), default=256, help="real images per class and update")
-    flag("--ipc1_real", type=integer(0), default=0,
+    flag("--batch_real", type=whole_number(2), default=256, help="real images per class and update")
+    flag("--ipc1_real", type=whole_number(0), default=0,
          help="with --ipc 1 and without --aug: match on this many of them, those with the lowest cross-entropy, and "
               "add cross-entropy only for misclassified synthetic images; 0: no such selection")
-    flag("--soft_labels", type=number(0, 1), default=0.0,
+    flag("--soft_labels", type=finite_number(0, 1), default=0.0,
          help="part of the pool's mean prediction in the labels that networks are evaluated with; 0: classes alone")
     flag("--aug_num", type=int, choices=(1,), default=1, help="augmentations per batch")
     flag("--ij_selection", choices=("random",), default="random", help="how networks are chosen for matching")
@@ -189,15 +188,16 @@ def _add_images(parser: Parser):
 
 def _add_loss(parser: Parser):
     flag = parser.add_argument_group("loss").add_argument
-    flag("--nll_weight", type=number(0), default=1.0, help="BACON: weight of the likelihood")
+    flag("--nll_weight", type=finite_number(0), default=1.0, help="BACON: weight of the likelihood")
     flag("--sigma", choices=("published", "std"), default="published",
-         help="BACON: deviation of the likelihood, exp(std of the real embeddings) as published, or the std itself")
-    flag("--tv_weight", type=number(0), default=0.8, help="BACON: weight of the total variation prior")
-    flag("--clip_weight", type=number(0), default=0.2, help="BACON: weight of the CLIP prior")
+         help="BACON: standard deviation of the likelihood: exp(std of the real embeddings) as published, or the std "
+              "itself")
+    flag("--tv_weight", type=finite_number(0), default=0.8, help="BACON: weight of the total variation prior")
+    flag("--clip_weight", type=finite_number(0), default=0.2, help="BACON: weight of the CLIP prior")
     flag("--prior_clip", choices=("published", "embedding"), default="published",
          help="BACON: the CLIP prior on softmaxed mean embeddings as published (always 0), or on the embeddings")
     switch(flag, "syn_ce", False, "add cross-entropy of the synthetic images on the pool network")
-    flag("--ce_weight", type=number(0), default=0.1,
+    flag("--ce_weight", type=finite_number(0), default=0.1,
          help="weight of the cross-entropy, times the pool network's accuracy in percent")
     flag("--embed_last", type=int, default=-1,
          help="feature layers of the embedding, as the end of a slice: 1000 all, -1 without the final pooling")
@@ -205,37 +205,37 @@ def _add_loss(parser: Parser):
 
 def _add_pool(parser: Parser):
     flag = parser.add_argument_group("pool of networks trained on real images").add_argument
-    flag("--net_start", type=integer(1), default=3, help="networks in the pool at the start")
-    flag("--net_num", type=integer(1), default=100,
+    flag("--net_start", type=whole_number(1), default=3, help="networks in the pool at the start")
+    flag("--net_num", type=whole_number(1), default=100,
          help="networks in the full pool; the oldest leaves, but as published never where this is below --net_start")
-    flag("--net_generate_interval", type=integer(1), default=30, help="iterations between fresh networks")
-    flag("--net_push_num", type=integer(1), default=1, help="fresh networks each time")
-    flag("--train_net_num", type=integer(1), default=2, help="networks the images are matched on per outer loop")
-    flag("--net_begin", type=integer(0), default=0, help="first pool position to match on, if over 10 remain")
-    flag("--net_end", type=integer(0), default=100000, help="end of the pool positions to match on")
-    flag("--fetch_net_num", type=integer(1), default=2, help="networks trained per iteration")
-    flag("--model_train_steps", type=integer(0), default=10, help="training steps of each of these")
-    flag("--trained_bs", type=integer(1), default=256, help="batch size of these steps")
+    flag("--net_generate_interval", type=whole_number(1), default=30, help="iterations between fresh networks")
+    flag("--net_push_num", type=whole_number(1), default=1, help="fresh networks each time")
+    flag("--train_net_num", type=whole_number(1), default=2, help="networks the images are matched on per outer loop")
+    flag("--net_begin", type=whole_number(0), default=0, help="first pool position to match on, if over 10 remain")
+    flag("--net_end", type=whole_number(0), default=100000, help="end of the pool positions to match on")
+    flag("--fetch_net_num", type=whole_number(1), default=2, help="networks trained per iteration")
+    flag("--model_train_steps", type=whole_number(0), default=10, help="training steps of each of these")
+    flag("--trained_bs", type=whole_number(1), default=256, help="batch size of these steps")
     switch(flag, "net_decay", False, "train the pool with momentum 0.9 and weight decay 5e-4")
-    flag("--pool", type=path, metavar="PATH",
+    flag("--pool", type=as_path, metavar="PATH",
          help="folder of networks that pretrain.py trained: they take the place of the pool, no network is trained, "
               "and the training accuracy kept with each weighs the cross-entropy; None: as published")
-    flag("--pool_stages", type=integer(0), nargs="+", metavar="STEPS",
+    flag("--pool_stages", type=whole_number(0), nargs="+", metavar="STEPS",
          help="with --pool: match on its networks after this many steps; None: after all that are kept")
-    flag("--ce_stages", type=integer(0), nargs="+", metavar="STEPS",
+    flag("--ce_stages", type=whole_number(0), nargs="+", metavar="STEPS",
          help="with --pool: take the cross-entropy from networks after so many steps; None: from that matched on")
-    flag("--soft_stages", type=integer(0), nargs="+", metavar="STEPS",
+    flag("--soft_stages", type=whole_number(0), nargs="+", metavar="STEPS",
          help="with --pool: take soft labels from networks after so many steps; None: as --pool_stages")
-    flag("--pool_networks", type=integer(1), metavar="N", help="with --pool: its first N networks; None: all")
+    flag("--pool_networks", type=whole_number(1), metavar="N", help="with --pool: its first N networks; None: all")
 
 
 def _add_run(parser: Parser):
     flag = parser.add_argument_group("run").add_argument
-    flag("--eval_interval", type=integer(1), default=100,
+    flag("--eval_interval", type=whole_number(1), default=100,
          help="iterations between evaluations; as published, each resets the accuracies of the pool, which weigh the "
               "cross-entropy, so it changes the images")
     switch(flag, "eval_start", False, "evaluate the images that the run starts from, too")
-    flag("--checkpoint_minutes", type=number(0), default=10.0,
+    flag("--checkpoint_minutes", type=finite_number(0), default=10.0,
          help="minutes between checkpoints; there is one after each evaluation, too")
     flag("--resume", metavar="PATH", type=checkpoint_to_resume,
          help="go on from this checkpoint, or auto: from the last in the result folder, if there is one")
@@ -248,10 +248,10 @@ def add_evaluation(parser: Parser):
     flag("--eval_mode", choices=tuple(evaluation.MODES), default="S",
          help="networks to evaluate with: S, SS the one named by --model; C that and ConvNet; others vary the "
               "family (M), normalisation (B, N), width (W), depth (D), activation (A) or pooling (P)")
-    flag("--num_eval", type=integer(1), default=20, help="fresh networks per evaluation")
-    flag("--epoch_eval_train", type=integer(0), default=1000, help="epochs to train an evaluated network, less 1")
-    flag("--batch_train", type=integer(1), default=256, help="batch size of its training")
-    flag("--lr_net", type=number(0, above=True), default=0.01, help="its learning rate, and that of the pool")
+    flag("--num_eval", type=whole_number(1), default=20, help="fresh networks per evaluation")
+    flag("--epoch_eval_train", type=whole_number(0), default=1000, help="epochs to train an evaluated network, less 1")
+    flag("--batch_train", type=whole_number(1), default=256, help="batch size of its training")
+    flag("--lr_net", type=finite_number(0, above=True), default=0.01, help="its learning rate, and that of the pool")
     flag("--dsa_strategy", type=accepted_by(augment.parse_strategy), default="color_crop_cutout_flip_scale_rotate",
          help="augmentations of DSA, joined by _, in distillation and evaluation; none for none")
 
@@ -295,7 +295,7 @@ def _check_pool(parser: Parser, options: argparse.Namespace, method: methods.Met
         parser.error("--soft_stages: there are no soft labels to take from them; add --soft_labels")
 
 
-def parse(description: str, arguments: list[str] | None = None,
+def parse_options(description: str, arguments: list[str] | None = None,
           add_flags: Callable[[Parser], None] = lambda parser: None, by_method: dict[str, dict] | None = None,
           **defaults) -> argparse.Namespace:
     """Parses and checks the command line; a bad one ends the program with one line and exit code 2.

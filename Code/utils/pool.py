@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from utils import processes
-from utils.data import RealData
-from utils.device import send
-from utils.draws import Draws
-from utils.networks import get_network
-from utils.passes import Passes
+from .data import RealData
+from .draws import Draws
+from .networks import get_network
+from .networks.batches import BatchRunner, is_compiled
+from .system import distributed
+from .system.device import send
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Member:
         self.correct, self.seen = torch.zeros_like(self.correct), 0
 
     def trained_tensors(self) -> list[Tensor]:
-        """What training changes, for `processes.share`: weights, momentum and the count of right answers."""
+        """What training changes, for `distributed.broadcast`: weights, momentum and the count of right answers."""
         weights = list(self.network.parameters())
         momentum = [self.optimizer.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
                     for weight in weights if self.optimizer.defaults["momentum"]]
@@ -54,7 +54,8 @@ class Pool:
 
     def __init__(self, data: RealData, draws: Draws, options):
         self.data, self.draws, self.options = data, draws, options
-        self.passes = Passes(options, data.device)
+        self.runner = BatchRunner(data.device, options.precision,
+                                  is_compiled(options.compile, data.device, options.Iteration))
         self.created = 0
         self.members: list[Member] = []
         for _ in range(options.net_start):
@@ -76,7 +77,7 @@ class Pool:
         options, data = self.options, self.data
         seed = self.draws.network_seed("pool", self.created)
         network = get_network(options.model, *data.network_shape, seed)
-        self.passes.prepare(network, data.device, data.dtype)
+        self.runner.prepare(network, data.device, data.dtype)
         decay = {"momentum": 0.9, "weight_decay": 5e-4} if options.net_decay else {}
         optimizer = torch.optim.SGD(network.parameters(), lr=options.lr_net, **decay)
         self.members.append(Member(network, optimizer, torch.zeros((), device=data.device, dtype=data.dtype)))
@@ -124,10 +125,10 @@ class Pool:
         `turn` counts the calls, so that the draws of each are its own.
         """
         chosen = self.draws.trained_networks(turn, len(self.members), self.options.fetch_net_num)
-        for place in filter(processes.own, range(len(chosen))):
+        for place in filter(distributed.is_own_turn, range(len(chosen))):
             self._train(self.members[chosen[place]], turn, place)
         for place, k in enumerate(chosen):
-            processes.share(self.members[k].trained_tensors, place)
+            distributed.broadcast(self.members[k].trained_tensors, place)
             self.members[k].seen += self.options.model_train_steps * min(self.options.trained_bs, len(self.data.labels))
         return torch.stack([self.members[k].accuracy() for k in chosen]).mean()
 
@@ -137,5 +138,5 @@ class Pool:
         for step in range(self.options.model_train_steps):
             rows = self.draws.training_batch(turn, place, step, count, batch)
             labels = self.data.labels[send(rows, self.data.device)]
-            logits = self.passes.train_step(member.network, member.optimizer, self.data.batch(rows), labels)
+            logits = self.runner.train_step(member.network, member.optimizer, self.data.batch(rows), labels)
             member.correct += (logits.argmax(dim=1) == labels).sum()

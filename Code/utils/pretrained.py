@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils import files
-from utils.data import RealData
-from utils.device import send
-from utils.draws import Draws, choose, generator
-from utils.errors import UserError, reason
-from utils.logs import Progress
-from utils.networks import get_network
-from utils.passes import Passes
+from .data import RealData
+from .draws import Draws, choose, generator
+from .networks import get_network
+from .networks.batches import BatchRunner, is_compiled
+from .system import files
+from .system.device import send
+from .system.errors import UserError, reason
+from .system.logs import Progress
 
 FORM = "BACON network trained beforehand, 1"
 KEPT_EVERY = 100  # steps after which a network that is being trained is written; a run that is killed loses these
@@ -162,10 +162,10 @@ class Training:
 
     def __init__(self, path: Path, number: int, data: RealData, options, kept: dict | None):
         self.path, self.number, self.data, self.options = path, number, data, options
-        self.passes = Passes(options, data.device)
+        self.runner = BatchRunner(data.device, options.precision, options.compile)
         seed = Draws(options.seed).network_seed("pretrained", number)
         self.network = get_network(options.model, *data.network_shape, seed)
-        self.passes.prepare(self.network, data.device, data.dtype)
+        self.runner.prepare(self.network, data.device, data.dtype)
         self.optimizer = new_optimizer(self.network, options)
         self.batch = min(options.trained_bs, len(data.labels))
         self.stages, self.done, self.right = [], 0, deque(maxlen=COUNTED)
@@ -202,7 +202,7 @@ class Training:
         rng = generator(self.options.seed, "pretraining batch", self.number, self.done)
         rows = choose(rng, count, self.batch)
         labels = self.data.labels[send(rows, self.data.device)]
-        logits = self.passes.train_step(self.network, self.optimizer, self.data.batch(rows), labels)
+        logits = self.runner.train_step(self.network, self.optimizer, self.data.batch(rows), labels)
         self.right.append((logits.argmax(dim=1) == labels).sum())
         self.done += 1
 
@@ -267,7 +267,8 @@ class Pretrained:
 
     def __init__(self, data: RealData, draws: Draws, options):
         self.draws, self.options, self.data = draws, options, data
-        self.passes = Passes(options, data.device)
+        self.runner = BatchRunner(data.device, options.precision,
+                                  is_compiled(options.compile, data.device, options.Iteration))
         contents = self._read(Path(options.pool))
         self.checksum = checksum([content["stages"] for content in contents])
         self.known = sorted({stage["step"] for content in contents for stage in content["stages"]})
@@ -309,7 +310,7 @@ class Pretrained:
         except RuntimeError as error:
             raise UserError(f"--pool {self.options.pool}: network {content['number']} does not fit "
                             f"{self.options.model} ({reason(error)}); make it again with pretrain.py") from None
-        self.passes.prepare(network, data.device, data.dtype).eval().requires_grad_(False)
+        self.runner.prepare(network, data.device, data.dtype).eval().requires_grad_(False)
         return Stage(network, content["number"], stage["step"],
                      torch.tensor(stage["accuracy"], dtype=data.dtype, device=data.device))
 

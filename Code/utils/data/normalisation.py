@@ -58,6 +58,6 @@ def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     shares = [torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
               for channel in images.unbind(1)]
     means = [(share * values).sum().item() for share in shares]
-    deviations = [(share * (values - mean).square()).sum().sqrt().item()
-                  for share, mean in zip(shares, means, strict=True)]
-    return tuple(means), tuple(max(deviation, 1e-3) for deviation in deviations)
+    stds = [(share * (values - mean).square()).sum().sqrt().item()
+            for share, mean in zip(shares, means, strict=True)]
+    return tuple(means), tuple(max(std, 1e-3) for std in stds)

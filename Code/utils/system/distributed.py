@@ -1,9 +1,9 @@
 """Several processes: `torchrun --nproc_per_node=N BACON_*.py ...` shares the work of a run among N of them.
 
-Draws are pure functions, so every process makes the same ones and no image is ever sent: a process computes the
-gradients of its own classes, trains its own networks of the pool, and evaluates its own share of networks, and
-sums and broadcasts give everyone the rest. All hold the same state; the first one writes the files. In a run of
-one process, nothing here does anything.
+Every process makes the same random draws, so no image is ever sent. A process computes the gradients of its own
+classes, trains its own networks of the pool, and evaluates its own share of networks. Collectives (gloo, NCCL) give
+everyone the rest. All processes hold the same state; the main process, of rank 0, writes the files. In a run of one
+process, nothing here does anything.
 """
 
 import contextlib
@@ -17,32 +17,35 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from utils.errors import UserError, is_out_of_memory, reason
+from .errors import UserError, is_out_of_memory, reason
 
 PATIENCE = timedelta(days=1)  # an evaluation that others wait for takes long; a process that ends is noticed at once
 
 
-class Lost(Exception):
+class ProcessLost(Exception):
     """Another process of the run has ended, so this one cannot go on."""
 
     exit_code = 1
 
 
 def started_by_torchrun() -> bool:
+    """Whether torchrun started this process."""
     return dist.is_torchelastic_launched()
 
 
-def count() -> int:
+def world_size() -> int:
+    """The number of processes of the run."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
+    """The number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 @contextlib.contextmanager
-def joined(device: torch.device):
-    """Around a run: joins the other processes that torchrun started, if it did. Only the first one prints."""
+def process_group(device: torch.device):
+    """Around a run: joins the other processes, if torchrun started any. Only the main process prints."""
     if not started_by_torchrun():
         yield
         return
@@ -62,49 +65,50 @@ def joined(device: torch.device):
 
 @contextlib.contextmanager
 def _others_alive():
+    """Around a collective: that another process has ended becomes a ProcessLost."""
     try:
         yield
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        raise Lost(f"process {rank()}: another process of this run has ended ({reason(error)}); continue with --resume "
-                   "auto and any number of processes") from None
+        raise ProcessLost(f"process {rank()}: another process of this run has ended ({reason(error)}); continue with "
+                          "--resume auto and any number of processes") from None
 
 
 def own_classes(classes: int) -> slice:
     """The classes whose gradients this process computes. UserError where there are fewer than processes."""
-    if count() > classes:
-        raise UserError(f"torchrun: {count()} processes cannot share {classes} classes; start at most {classes}")
-    return slice(classes * rank() // count(), classes * (rank() + 1) // count())
+    if world_size() > classes:
+        raise UserError(f"torchrun: {world_size()} processes cannot share {classes} classes; start at most {classes}")
+    return slice(classes * rank() // world_size(), classes * (rank() + 1) // world_size())
 
 
-def own(turn: int) -> bool:
-    """Whether the turn-th of several equal pieces of work is this process's."""
-    return turn % count() == rank()
+def is_own_turn(turn: int) -> bool:
+    """Whether this process does the turn-th of several equal pieces of work."""
+    return turn % world_size() == rank()
 
 
-def add_up(*tensors: Tensor) -> None:
+def all_reduce(*tensors: Tensor) -> None:
     """Replaces each tensor by its sum over the processes."""
-    if count() > 1:
+    if world_size() > 1:
         with _others_alive():
             for tensor in tensors:
                 dist.all_reduce(tensor)
 
 
-def share(list_tensors: Callable[[], list[Tensor]], turn: int) -> None:
-    """Gives everyone the tensors of the process that did the turn-th piece of work, in one message."""
-    if count() > 1:
+def broadcast(list_tensors: Callable[[], list[Tensor]], turn: int) -> None:
+    """Copies to every process the tensors of the one that did the turn-th piece of work, in one message."""
+    if world_size() > 1:
         tensors = list_tensors()
         message = torch.cat([tensor.flatten() for tensor in tensors])
         with _others_alive():
-            dist.broadcast(message, turn % count())
+            dist.broadcast(message, turn % world_size())
         for tensor, part in zip(tensors, message.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
 
-def agree(number: int) -> int:
-    """The largest of the processes' numbers. On the CPU, so that a GPU is not waited for."""
-    if count() == 1:
+def all_reduce_max(number: int) -> int:
+    """The largest of the processes' numbers. It is exchanged on the CPU, so that no GPU is waited for."""
+    if world_size() == 1:
         return number
     numbers = torch.tensor(number)
     with _others_alive():
@@ -112,13 +116,13 @@ def agree(number: int) -> int:
     return int(numbers)
 
 
-def wait_for_all() -> None:
-    """Comes back when every process has come here."""
-    agree(0)
+def barrier() -> None:
+    """Waits until every process has called this."""
+    all_reduce_max(0)
 
 
-def first_only(function: Callable[..., None]) -> Callable[..., None]:
-    """Decorates what only the first process is to do, such as writing a file."""
+def main_process_only(function: Callable[..., None]) -> Callable[..., None]:
+    """Decorates a function that only the main process runs, such as one that writes a file."""
 
     @functools.wraps(function)
     def only(*arguments, **named) -> None:
@@ -129,18 +133,18 @@ def first_only(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @contextlib.contextmanager
-def first_goes_first():
-    """The others do this when the first has done it, so that they find what it downloaded."""
+def main_process_first():
+    """Around work that the main process does first, such as a download that the others then find done."""
     if rank() > 0:
-        wait_for_all()
+        barrier()
     yield
     if rank() == 0:
-        wait_for_all()
+        barrier()
 
 
-def first_decides(decide: Callable[[], object]):
-    """What `decide` returns in the first process, which alone calls it."""
-    if count() == 1:
+def broadcast_object(decide: Callable[[], object]):
+    """What `decide` returns in the main process, which alone calls it; every process gets it."""
+    if world_size() == 1:
         return decide()
     answer = [decide() if rank() == 0 else None]
     with _others_alive():

@@ -1,4 +1,4 @@
-"""Layers that are faster than PyTorch's compiled on a processor or in bf16 on a GPU: the same but for rounding."""
+"""Layers that are faster than PyTorch's compiled on a CPU or in bf16 on a GPU: the same but for rounding."""
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +99,7 @@ def _bf16() -> bool:
 
 
 class Conv2d(nn.Conv2d):
-    """A 3x3 convolution of stride 1 with a bias, faster where it is compiled on a processor.
+    """A 3x3 convolution of stride 1 with a bias, faster where it is compiled on a CPU.
 
     In fp32 and for many input channels by Winograd's tiles. For few, oneDNN is slow at the gradient of the bias,
     which is added outside, and in bf16 at that of the kernels, which therefore multiply a matrix of patches.
@@ -132,7 +132,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 class AvgPool2d(nn.AvgPool2d):
-    """Average pooling of 2x2 pixels, faster where it is compiled on a processor in bf16.
+    """Average pooling of 2x2 pixels, faster where it is compiled on a CPU in bf16.
 
     As a mean its gradient is simple enough to become one loop with those of the layers before it. In fp32, tiles
     that follow would take the mean many times.

@@ -6,7 +6,7 @@ import shlex
 import signal
 import sys
 
-from utils import processes
+from . import distributed
 
 # SLURM sends SIGTERM before it preempts, and SIGUSR1 where a job asks for that with --signal.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -36,7 +36,7 @@ class Interrupts:
 
     def _note(self, number: int, frame):
         self.received = self.received or number
-        if processes.count() > 1:  # torchrun passes on what the terminal has already sent
+        if distributed.world_size() > 1:  # torchrun passes on what the terminal has already sent
             return
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.write(2, b"stopping as soon as the work is kept; Ctrl-C stops at once\n")  # print is not for signal handlers
@@ -60,6 +60,6 @@ def ending_on_sigterm():
 def resume_command() -> str:
     """The command line that continues this run, but for what torchrun was told of several machines."""
     words = sys.orig_argv
-    if processes.count() > 1:
+    if distributed.world_size() > 1:
         words = ["torchrun", f"--nproc_per_node={os.environ['LOCAL_WORLD_SIZE']}", *sys.argv]
     return shlex.join(words if words[-2:] == ["--resume", "auto"] else [*words, "--resume", "auto"])

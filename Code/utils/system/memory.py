@@ -1,23 +1,21 @@
-"""The machine: which device to compute on, and settings that make it fast."""
+"""Memory: how much is free, how many images fit into it, what to say when it is too little."""
 
 import contextlib
 import ctypes
-import platform
 import resource
 import sys
 from itertools import accumulate
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils import processes
-from utils.errors import UserError, is_out_of_memory, reason
+from . import distributed
+from .errors import UserError, is_out_of_memory, reason
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
-MOST_IMAGES = {"cpu": 512, "cuda": 2048, "mps": 512}  # of a pass; on a CPU more is no faster, a GPU was not measured
-CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # limits of groups, and which are this one's
+MOST_IMAGES = {"cpu": 512, "cuda": 2048, "mps": 512}  # in one pass; on a CPU more is no faster, a GPU was not measured
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # limits of groups, and the groups of this one
 PASSES_IN_MEMORY = 4  # what the graph keeps, its gradients, real images beside synthetic ones, all else
 
 
@@ -35,38 +33,6 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def choose(name: str) -> torch.device:
-    """--device as a torch.device, auto: cuda if it is there, else cpu; UserError where it is not there."""
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = "cuda" if available["cuda"] else "cpu"
-    if not available[name]:
-        raise UserError(f"--device {name}: not available on this machine; use --device cpu or auto")
-    return torch.device(name)
-
-
-def send(array: np.ndarray, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """The array as a tensor on a device; a GPU is not waited for, as it would be without pinned memory."""
-    tensor = torch.as_tensor(array, dtype=dtype)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
-def describe(device: torch.device) -> str:
-    """The machine in words: the GPU's name, or the processor and its threads."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"{processor()} ({device.type}, {threads} thread{'s' * (threads > 1)})"
-
-
-def processor() -> str:
-    """The processor's model, or where the system does not say it, its architecture."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
-
-
 def free_memory(device: torch.device) -> float:
     """Bytes that this process can still take; infinite where the system does not say."""
     if device.type == "cuda":
@@ -77,7 +43,7 @@ def free_memory(device: torch.device) -> float:
     except OSError:
         return float("inf")
     available = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    return min(available, left_to_groups(CGROUPS, OWN_CGROUPS)) / processes.count()
+    return min(available, left_to_groups(CGROUPS, OWN_CGROUPS)) / distributed.world_size()
 
 
 def left_to_groups(root: Path, own: Path) -> float:
@@ -134,25 +100,19 @@ def batch_that_fits(network: nn.Module, image: Tensor) -> int:
 
 
 @contextlib.contextmanager
-def enough_memory(options):
-    """Around work under these options: too little memory becomes a UserError that says which of them lower it."""
+def enough_memory(max_batch: int | None, resumable: bool = False, lower: tuple[str, ...] = ()):
+    """Around work: too little memory becomes a UserError that says which options need less.
+
+    max_batch: what --max_batch says. resumable: the command takes --resume. lower: other flags whose value counts.
+    """
     try:
         yield
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        lower = f"a lower --max_batch (now {options.max_batch})" if options.max_batch else "--max_batch 64, or lower"
-        again = "continue with --resume auto and" if "resume" in options else "start anew with"
-        batches = " or ".join(f"--{name}" for name in ("trained_bs", "batch_train", "batch_real", "im_size")
-                              if getattr(options, name, None))
-        more = f"; if that is not enough, start anew with a lower {batches}" if batches else ""
-        raise UserError(f"out of memory ({reason(error)}); {again} {lower}, which "
+        again = "continue with --resume auto and" if resumable else "start anew with"
+        smaller = f"a lower --max_batch (now {max_batch})" if max_batch else "--max_batch 64, or lower"
+        flags = " or ".join(f"--{name}" for name in lower)
+        more = f"; if that is not enough, start anew with a lower {flags}" if flags else ""
+        raise UserError(f"out of memory ({reason(error)}); {again} {smaller}, which "
                         f"leaves the method as it is{more}") from None
-
-
-@contextlib.contextmanager
-def memory_accounted(options):
-    """Around the work of a command line, which should have `enough_memory`: at its end prints the peak."""
-    with enough_memory(options):
-        yield
-    print(f"peak memory: {memory_peak(choose(options.device)):.2f} GB")

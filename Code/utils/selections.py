@@ -8,10 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.data import RealData
-from utils.errors import UserError
-from utils.pool import Pool
-
 
 def herding(features: Tensor, count: int, seed: int) -> np.ndarray:
     """Greedily keeps the mean of the chosen nearest to the mean of all. Source: Welling, ICML 2009."""
@@ -53,22 +49,3 @@ def k_means(features: Tensor, count: int, seed: int) -> np.ndarray:
     others = clusters.labels_[:, None] != filled
     nearest = np.where(others, np.inf, clusters.transform(points)[:, filled]).argmin(axis=0)
     return np.concatenate([nearest, np.setdiff1d(np.arange(len(points)), nearest)[:count - len(filled)]])
-
-
-def choose(select, data: RealData, pool: Pool, options, max_batch: int) -> np.ndarray:
-    """Positions (sets, K, ipc) within each class; four sets for a formation, otherwise one.
-
-    The pool's one network is trained before its features are taken. UserError where a class is too small.
-    """
-    sets = 4 if options.aug else 1
-    if sets * options.ipc > min(data.class_sizes):
-        raise UserError(f"--ipc {options.ipc}: {sets * options.ipc} different images of each class are needed, and "
-                        f"{data.name} has classes of {min(data.class_sizes)}; choose fewer")
-    network, seed = pool.for_features().network.eval(), pool.draws.network_seed(options.method)
-    chosen = []
-    with torch.no_grad():
-        for rows in data.class_rows:
-            parts = np.split(rows, range(max_batch, len(rows), max_batch))
-            features = torch.cat([network.embed(data.batch(part), options.embed_last) for part in parts])
-            chosen.append(select(features, sets * options.ipc, seed).reshape(sets, options.ipc))
-    return np.stack(chosen, axis=1)

@@ -16,8 +16,9 @@ import torchvision
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from utils import image_files, unpickle
-from utils.errors import UserError, is_out_of_memory, reason
+from ..system import unpickle
+from ..system.errors import UserError, is_out_of_memory, reason
+from . import image_files
 
 TINY_TENSORS = "tinyimagenet.pt"
 

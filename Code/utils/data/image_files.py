@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from utils import files, logs
-from utils.errors import UserError, reason
+from ..system import files, logs
+from ..system.errors import UserError, reason
 
 ANEW = "unpack or download tiny-imagenet-200.zip again, whose layout is to stay as published"
 LIKE_TEST = {"test", "Test", "val", "valid", "validation"}  # folders that someone means for testing
@@ -175,7 +175,7 @@ def _stack(items: list[tuple[np.ndarray, str]]) -> tuple[np.ndarray, list[str]]:
 
 
 def decode(tree: Tree, names: list[str], channels: int, size: int) -> Tensor:
-    """The images as uint8 (N, channels, size, size), decoded by all processor cores.
+    """The images as uint8 (N, channels, size, size), decoded by all CPU cores.
 
     Larger or smaller images are scaled to fill the square and cut at the centre. Raises UserError for a
     file that cannot be decoded.

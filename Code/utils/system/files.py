@@ -10,13 +10,13 @@ import os
 import tempfile
 from pathlib import Path
 
-from utils import processes
-from utils.errors import UserError
+from . import distributed
+from .errors import UserError
 
 os.umask(UMASK := os.umask(0))  # the only way to learn what others may do with new files
 
 
-@processes.first_only
+@distributed.main_process_only
 def write_whole(path: Path, write) -> None:
     """Calls `write(file)` on a temporary file beside `path`, then renames it into place.
 
@@ -49,7 +49,7 @@ def writing(path: Path):
 @contextlib.contextmanager
 def locked(folder: Path):
     """Holds a folder against other runs. The lock is the system's, which drops it however a process ends."""
-    if processes.rank() > 0:
+    if distributed.rank() > 0:
         yield
         return
     with writing(folder / "lock"):
@@ -65,7 +65,7 @@ def locked(folder: Path):
         yield
 
 
-@processes.first_only
+@distributed.main_process_only
 def remove(folder: Path, *names: str) -> None:
     """Removes the files of a folder whose names match one of these patterns."""
     for name in names:

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils import sources
-from utils.device import send
-from utils.errors import UserError
-from utils.normalisation import Whitening, per_channel, statistics, to_pixels
+from ..system import device as devices
+from ..system.device import send
+from ..system.errors import UserError
+from . import sources
+from .normalisation import Whitening, per_channel, statistics, to_pixels
 
 
 @dataclass
@@ -88,6 +89,12 @@ class RealData:
         return self
 
 
+def load_data(options) -> RealData:
+    """The data set that a command line names, on its device."""
+    return load(options.dataset, options.data_path, devices.find(options.device), options.im_size, options.zca,
+                options.seed, options.validation)
+
+
 def load(name: str, data_path: str | Path, device: torch.device | str = "cpu", im_size: int | None = None,
          zca: bool = False, seed: int = 0, validation: bool = False) -> RealData:
     """Loads a data set onto a device.
@@ -118,5 +125,3 @@ def load(name: str, data_path: str | Path, device: torch.device | str = "cpu", i
     if zca:
         data.whitening = Whitening.fit(data.images.float().div_(255))
     return data.to(torch.device(device))
-
-

@@ -1,4 +1,4 @@
-"""How a batch goes through a network: at which precision, compiled or not, and in parts of which size."""
+"""How a batch goes through a network: its precision, whether it is compiled, and the size of its parts."""
 
 import functools
 import logging
@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LONG_RUN = 1000  # iterations from which compiling, a minute at first, pays on a processor
+LONG_RUN = 1000  # iterations from which compiling, which takes a minute at first, pays on a CPU
 LONG_TRAINING = 40_000  # images from which it pays for evaluation: 1,001 epochs on 40, the published IPC 1
-CACHE_SIZED = 32  # images of a pass at most; the activations of more leave a processor's cache between layers
+CACHE_SIZED = 32  # most images in one part; the activations of more leave a CPU's cache between layers
 
 
 def _classify(network: nn.Module, images: Tensor, bf16: bool) -> Tensor:
@@ -34,45 +34,53 @@ def _compiled(function):
     return torch.compile(function, dynamic=False)
 
 
-class Passes:
-    """Takes batches through networks as --precision, --compile and the device say.
+def is_compiled(choice: bool | None, device: torch.device, iterations: int, trained: int = 0) -> bool:
+    """Whether networks are compiled: the choice of --compile, or where there is none, in long work on a CPU.
+
+    iterations: of the run. trained: images that go through each evaluated network in training.
+    """
+    if choice is not None:
+        return choice
+    return device.type == "cpu" and (iterations >= LONG_RUN or trained >= LONG_TRAINING)
+
+
+class BatchRunner:
+    """Takes batches through networks at a --precision, compiled or not.
 
     Whatever the precision, parameters, results, losses and optimizers keep the type of the images.
-    trained: images that go through each evaluated network in training, 0 in distillation.
     """
 
-    def __init__(self, options, device: torch.device, trained: int = 0):
+    def __init__(self, device: torch.device, precision: str | None, compiled: bool):
         on_cpu = device.type == "cpu"
-        self.compiled = options.compile
-        if self.compiled is None:
-            long_run = getattr(options, "Iteration", 0) >= LONG_RUN
-            self.compiled = on_cpu and (long_run or trained >= LONG_TRAINING)
-        self.bf16 = options.precision == "bf16"
-        self.largest = CACHE_SIZED if self.compiled and on_cpu else None
-        channels_last = device.type == "cuda" or (on_cpu and self.compiled)
+        self.compiled, self.bf16 = compiled, precision == "bf16"
+        self.largest = CACHE_SIZED if compiled and on_cpu else None
+        channels_last = device.type == "cuda" or (on_cpu and compiled)
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         if device.type == "cuda":
-            torch.backends.cudnn.allow_tf32 = options.precision in (None, "tf32")
-            torch.backends.cuda.matmul.allow_tf32 = options.precision == "tf32"
+            torch.backends.cudnn.allow_tf32 = precision in (None, "tf32")
+            torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
 
     def prepare(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
         """Moves the network, in place, to the device and into the layout that suits it; returns it."""
         return network.to(device, dtype, memory_format=self.layout)
 
     def _parts(self, network: nn.Module, batch: Tensor) -> tuple[Tensor, ...]:
-        """The batch in parts; whole where its images share statistics, in training with batch normalisation."""
+        """The batch in parts; whole where batch normalisation takes statistics of all images, in training."""
         if not self.largest:
             return (batch,)
         shared = network.training and any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
         return (batch,) if shared else batch.split(self._part_size(len(batch)))
 
     def _part_size(self, count: int) -> int:
-        """Images of each part: the largest divisor of `count` between half of the most and the most; else the most."""
+        """Images of each part: a divisor of `count`, so that no rest is left, unless that makes parts too small."""
         return next((size for size in range(self.largest, self.largest // 2, -1) if count % size == 0), self.largest)
 
     def _each(self, function, network: nn.Module, images: Tensor, *more) -> Iterator:
-        """What a function gives for each part. A rest is not compiled: every size costs seconds, and which code
-        a size goes through must not depend on the sizes before it, or a resumed run would round differently."""
+        """The results of a function for each part.
+
+        The last part may be smaller; it is not compiled. Each new size would cost seconds, and which code a size goes
+        through must not depend on the sizes before it, or a resumed run would round differently.
+        """
         parts = self._parts(network, images)
         for part in parts:
             run = _compiled(function) if self.compiled and len(part) == len(parts[0]) else function

@@ -11,10 +11,10 @@ import math
 import torch
 import torch.nn.functional as F
 
-from utils import augment, losses
-from utils.draws import Draws
-from utils.networks import get_network
-from utils.pretrained import Pretrained
+from . import augment, losses
+from .draws import Draws
+from .networks import get_network
+from .pretrained import Pretrained
 
 
 class ErrorMeter:

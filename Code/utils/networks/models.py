@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.errors import UserError
-from utils.layers import AvgPool2d, Conv2d, GroupNorm
+from ..system.errors import UserError
+from .fast_layers import AvgPool2d, Conv2d, GroupNorm
 
 ACTIVATIONS = {
     "relu": nn.ReLU,

@@ -1,0 +1,48 @@
+"""Pictures of sets: a PNG with the images of a class in each row, and back."""
+
+from pathlib import Path
+
+import torch.nn.functional as F
+from PIL.PngImagePlugin import PngImageFile
+from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
+from torchvision.utils import make_grid, save_image
+
+from .system import files
+from .system.errors import UserError, reason
+
+GAP = 2  # pixels around the images of a picture
+
+
+def save_picture(path: Path, pixels: Tensor, per_row: int) -> None:
+    """Writes images (N, C, H, W) with pixels in 0..1 as a PNG grid, small ones enlarged to see their pixels."""
+    factor = _enlargement(pixels.shape[-1])
+    enlarged = pixels.cpu().repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+    files.write_whole(path, lambda file: save_image(grid(enlarged, per_row, GAP), file, format="png"))
+
+
+def grid(images: Tensor, per_row: int, gap: int, between: float = 0.0) -> Tensor:
+    """Images (N, C, H, W) side by side, with `gap` pixels of the value `between` around each."""
+    sheet = make_grid(images, nrow=per_row, padding=gap, pad_value=between)
+    return sheet if len(images) > 1 else F.pad(sheet, [gap] * 4, value=between)  # make_grid puts none around one image
+
+
+def load_picture(path: Path, shape: tuple[int, int, int], per_row: int) -> Tensor:
+    """The images (N, C, H, W) of shape (C, H, W), pixels in 0..1, of a picture that `save_picture` wrote.
+
+    Raises UserError for a picture that is damaged or of another shape.
+    """
+    factor = _enlargement(shape[2])
+    height, width = (factor * side + GAP for side in shape[1:])
+    try:
+        with PngImageFile(path) as file:  # Image.open refuses very large ones
+            picture = pil_to_tensor(file.convert("RGB"))[:shape[0]].float() / 255
+        rows = (picture.shape[1] - GAP) // height
+        cells = picture[:, GAP:, GAP:].reshape(shape[0], rows, height, per_row, width)
+    except (OSError, SyntaxError, ValueError, RuntimeError) as error:  # what Pillow and reshape raise
+        raise UserError(f"{path}: not a picture of this set ({reason(error)}); remove it") from None
+    return cells.permute(1, 3, 0, 2, 4).flatten(0, 1)[..., :height - GAP:factor, :width - GAP:factor]
+
+
+def _enlargement(side: int) -> int:
+    return max(1, 64 // side)

@@ -1,0 +1,28 @@
+"""Accuracies in short: mean and population standard deviation over networks, as the published scripts report them."""
+
+import numpy as np
+
+
+def mean_and_std(accuracies: list[float]) -> dict[str, float]:
+    """{"mean", "std"} of accuracies in 0..1."""
+    return {"mean": float(np.mean(accuracies)), "std": float(np.std(accuracies))}
+
+
+def table_cell(accuracies: list[float]) -> str:
+    """Mean and standard deviation in percent."""
+    mean, std = mean_and_std(accuracies).values()
+    return f"{100 * mean:.2f} ± {100 * std:.2f}"
+
+
+def percent(accuracies: list[float]) -> str:
+    """The same as `table_cell`, in ASCII."""
+    return table_cell(accuracies).replace("±", "+-") + " %"
+
+
+def curve(lines: list[dict]) -> list[dict]:
+    """Lines of metrics.jsonl -> mean and standard deviation over their networks, a point for each iteration."""
+    points = []
+    for iteration in dict.fromkeys(line["iteration"] for line in lines):
+        values = [a for line in lines if line["iteration"] == iteration for a in line["accuracies"]]
+        points.append({"iteration": iteration, **mean_and_std(values)})
+    return points

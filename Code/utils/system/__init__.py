@@ -1,0 +1,1 @@
+"""The machine: devices and memory, several processes, files, signals, output, and errors."""

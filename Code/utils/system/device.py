@@ -1,0 +1,42 @@
+"""The device to compute on, and the machine in words."""
+
+import platform
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import UserError
+
+
+def find(name: str) -> torch.device:
+    """--device as a torch.device, auto: cuda if it is there, else cpu; UserError where it is not there."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = "cuda" if available["cuda"] else "cpu"
+    if not available[name]:
+        raise UserError(f"--device {name}: not available on this machine; use --device cpu or auto")
+    return torch.device(name)
+
+
+def send(array: np.ndarray, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """The array as a tensor on a device; a GPU is not waited for, as it would be without pinned memory."""
+    tensor = torch.as_tensor(array, dtype=dtype)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def describe(device: torch.device) -> str:
+    """The machine in words: the GPU's name, or the CPU's and its threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{cpu_model()} ({device.type}, {threads} thread{'s' * (threads > 1)})"
+
+
+def cpu_model() -> str:
+    """The CPU's model, or where the system does not say it, its architecture."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
