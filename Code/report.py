@@ -204,10 +204,10 @@ def _view(run: Run, by_class: list[Tensor], name: str, tiles: int, budget: int) 
 
 def change(run: Run, start: Tensor | None) -> dict | None:
     """The first image of some classes from the start (K, C, H, W), if it is known, to the end."""
-    pictures, ipc = run.pictures(), run.options.ipc
-    picked = np.unique(np.linspace(0, len(pictures) - 1, STEPS - (start is not None)).round().astype(int))
-    steps = {iteration: pictures.load_picture(pictures[iteration], tuple(run.stored.shape[1:]), ipc)[::ipc]
-             for iteration in np.array(list(pictures))[picked].tolist()} if pictures else {}
+    evaluated, ipc = run.pictures(), run.options.ipc
+    picked = np.unique(np.linspace(0, len(evaluated) - 1, STEPS - (start is not None)).round().astype(int))
+    steps = {iteration: pictures.load_picture(evaluated[iteration], tuple(run.stored.shape[1:]), ipc)[::ipc]
+             for iteration in np.array(list(evaluated))[picked].tolist()} if evaluated else {}
     if start is not None and 0 not in steps:
         steps = {0: start} | steps
     if len(steps) < 2:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from utils import options
-from utils.data import RealData
+from utils.data import RealData, load
 
 if not os.environ.get("BACON_TEST_GPU"):  # tests are of the CPU, but for one in test_gpu.py
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
