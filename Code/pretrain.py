@@ -14,7 +14,16 @@ import torch
 from utils import networks, pretrained
 from utils.data import load_data
 from utils.experiment import memory_accounted
-from utils.options import accepted_by, add_data, as_path, check_pool_network, finite_number, new_parser, switch, whole_number
+from utils.options import (
+    accepted_by,
+    add_data,
+    as_path,
+    check_pool_network,
+    finite_number,
+    new_parser,
+    switch,
+    whole_number,
+)
 from utils.system import device, files, memory
 from utils.system.reporting import reported
 
@@ -39,8 +48,8 @@ def parse(arguments: list[str] | None = None):
 def _checked(parser, options):
     """The options with what was left out; ends the program where they do not go together."""
     if networks.has_batch_norm(options.model):
-        parser.error(f"--model {options.model}: batch normalisation would change networks that are kept; choose another "
-                     "ConvNet variant")
+        parser.error(f"--model {options.model}: batch normalisation would change networks that are kept; choose "
+                     "another ConvNet variant")
     options.stages = sorted(set(options.stages or pretrained.default_stages(options.steps)))
     if options.stages[-1] > options.steps:
         parser.error(f"--stages {options.stages[-1]}: later than --steps {options.steps}; raise --steps")

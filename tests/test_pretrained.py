@@ -320,6 +320,14 @@ def test_published_options_are_as_without_this(make_options):
     assert options.parse_options("", ["--method", "DM"]).pool is None
 
 
+def test_run_from_before_these_options_resumes(make_options):
+    """Its options lack them; it acted as their defaults say, and with other values it is refused."""
+    new = ("pool", "pool_stages", "ce_stages", "soft_stages", "pool_networks", "lr_decay", "validation")
+    before = {name: value for name, value in vars(make_options()).items() if name not in new}
+    assert checkpoint.differences(before, vars(make_options())) == ""
+    assert checkpoint.differences(before, vars(make_options("--lr_decay", "cosine"))) == "--lr_decay none (not cosine)"
+
+
 def test_validation_leaves_the_test_images_alone():
     whole, split = load("digits", ""), load("digits", "", validation=True, seed=5)
     again = load("digits", "", validation=True)

@@ -90,8 +90,8 @@ def real_set(data: RealData, positions: np.ndarray, aug: bool) -> Tensor:
 def select_positions(select, data: RealData, pool: Pool, options, max_batch: int) -> np.ndarray:
     """Positions (sets, K, ipc) within each class; four sets for a formation, otherwise one.
 
-    The features are those of the pool's one network, which is trained first, or of one of --pool. UserError where a class
-    is too small.
+    The features are those of the pool's one network, which is trained first, or of a network of --pool. UserError
+    where a class is too small.
     """
     sets = augment.tiles(options.aug)
     if sets * options.ipc > min(data.class_sizes):
