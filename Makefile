@@ -11,13 +11,17 @@ RUN := $(CURDIR)/$(VENV)/bin/python
 demo: $(VENV)/installed
 	cd Code && $(RUN) -u demo.py
 
-test: $(VENV)/installed
+test: $(VENV)/tested
 	$(RUN) -m ruff check .
 	$(RUN) -m pytest
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+$(VENV)/tested: $(VENV)/installed requirements-test.txt
+	$(RUN) -m pip install --quiet --requirement requirements-test.txt
 	touch $@
 
 clean:

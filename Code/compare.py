@@ -131,7 +131,7 @@ def kept_budget(path: Path, wanted: dict) -> dict[str, int]:
     if not path.exists():
         return {}
     try:
-        kept = json.loads(path.read_text())
+        kept = json.loads(files.read_text(path))
         iterations, differ = kept["iterations"], checkpoint.differences(kept["options"], wanted)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise UserError(f"{path}: damaged; remove it, to time the methods anew, or choose another "

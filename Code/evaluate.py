@@ -3,23 +3,26 @@
     python3 -u evaluate.py --synthetic result/res_BACON_MNIST_ConvNet_10ipc.pt --eval_mode M
     python3 -u evaluate.py --synthetic a_set_of_DM.pt --dataset CIFAR10 --fair
 
-Takes our sets, .pt files in the form of DM and IDM, published .pkl checkpoints (those made with --aug need it
-here too), and folders of images by class. Our sets bring the protocol they were made with; flags override it.
+Takes our sets, and those of other projects: .pt files and .pkl checkpoints (those made with --aug need it here, too),
+.npz files, pairs of images and labels, and folders of images by class. A line says what they were taken for. Our sets
+bring the protocol they were made with, and a pair its learning rate; flags override it.
 """
 
+import contextlib
 import math
 import os
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from utils import augment, evaluation, networks, storage
-from utils.data import RealData, image_files, load_data
+from utils import augment, evaluation, foreign_sets, networks, storage
+from utils.data import RealData, class_order, image_files, load_data
 from utils.distill import initial_images
 from utils.draws import Draws
 from utils.experiment import check_networks, memory_accounted
@@ -37,7 +40,10 @@ def parse() -> tuple[Namespace, dict]:
     parser = new_parser(__doc__)
     group = parser.add_argument_group("what to evaluate")
     group.add_argument("--synthetic", type=as_path, required=True,
-                       help=".pt or .pkl file, or folder <class>/<image>")
+                       help="a set of any of the forms that are read, or a folder <class>/<image>")
+    group.add_argument("--labels", type=as_path, help="file of its labels, where they are not with its images")
+    group.add_argument("--pixels", choices=foreign_sets.UNITS,
+                       help="what the values of another project's images are, where that is not clear")
     group.add_argument("--aug", action="store_true", help="its images are 2x2 formations (ours say so themselves)")
     group.add_argument("--model", type=accepted_by(networks.check_name), default="ConvNet",
                        help="network of mode S")
@@ -49,46 +55,91 @@ def parse() -> tuple[Namespace, dict]:
     add_data(parser)
     add_evaluation(parser)
     parser.set_defaults(num_eval=5, Iteration=0)
-    path = parser.parse_args().synthetic
-    record = {"data": [], "meta": {}} if os.path.isdir(path) else storage.load(path)
+    first = parser.parse_args()
+    path = first.synthetic
+    pictures = os.path.isdir(path) and not foreign_sets.parts(path)
+    record = {"data": [], "meta": {}} if pictures else storage.load(path, first.labels, raw=True)
     used = record["meta"].get("options", {})
     parser.set_defaults(**{name: str(used[name]) for name in PROTOCOL  # as if they were flags, so that they are checked
                            if used.get(name) is not None})
     options = parser.parse_args()
+    if options.pixels and ("mean" in record["meta"] or pictures):
+        parser.error(f"--pixels: {path} says itself what its images are; leave it out")
     if options.zca and "mean" in record["meta"]:
         parser.error(f"--zca: {path} brings its own normalisation; leave it out")
     return options, record
 
 
+def check_size(options, images: Tensor) -> None:
+    """UserError where a set's images are not of the size that the data set would be brought to."""
+    size = options.im_size
+    if size and images.shape[2:] != (size, size):
+        raise UserError(f"--im_size {size}: {options.synthetic} has images {tuple(images.shape[1:])}; name the side "
+                        "that it was made with")
+
+
 def load_test_data(options, meta: dict) -> RealData:
     """The data set, normalised as the synthetic set was, and split as it was where it has no test images."""
     data = load_data(Namespace(**vars(options) | {"seed": meta.get("seed", options.seed)}))
-    own, wanted = data.class_names, meta.get("class_names", data.class_names)
-    if own != wanted:
-        raise UserError(f"--dataset {options.dataset}: its classes ({', '.join(own[:3])}, ...) are not those of "
-                        f"{options.synthetic} ({', '.join(wanted[:3])}, ...), which was made from "
-                        f"{meta.get('dataset', 'others')}; name that, or a --data_path with classes of these names")
+    wanted = meta.get("class_names", data.class_names)
+    if data.class_names != wanted:
+        source = meta.get("dataset", "others")
+        labels = class_labels(data, wanted, f"--dataset {options.dataset}: {options.synthetic} was made from {source}",
+                              spelled=source == data.name)
+        if len(labels) != data.num_classes:
+            raise UserError(f"--dataset {data.name}: {options.synthetic} was made from {len(labels)} of its classes; "
+                            "name a --data_path that has these alone")
+        data = in_order(data, labels)
     if "mean" in meta:
         data.mean, data.std, data.whitening = tuple(meta["mean"]), tuple(meta["std"]), storage.whitening(meta)
     return data.to(data.device)
 
 
+def class_labels(data: RealData, names: list[str], about: str, spelled: bool = True) -> dict[str, int]:
+    """The label in the data of each of these names of classes or folders; UserError, with both lists, for others.
+
+    All are names of classes; or, where `spelled`, all are spellings of the published classes or all numbers.
+    """
+    known, labels = {class_order.composed(name): k for k, name in enumerate(data.class_names)}, {}
+    if known.keys() >= {class_order.composed(name) for name in names}:
+        return {name: known[class_order.composed(name)] for name in names}
+    if spelled and data.class_names == class_order.NAMES.get(data.name):
+        with contextlib.suppress(UserError):
+            return class_order.published(data.name, names)
+    elif spelled:
+        labels = class_order.numbers(names) or {}
+    if not labels or max(labels.values()) >= data.num_classes or len(set(labels.values())) < len(names):
+        raise UserError(f"{about}: its classes {class_order.listed(names)} are not those of {data.name}, "
+                        f"{class_order.listed(data.class_names)}; name the data set that it was made from, or call "
+                        f"the folders as these classes or 0 to {data.num_classes - 1}")
+    return labels
+
+
+def in_order(data: RealData, labels: dict[str, int]) -> RealData:
+    """The data with its classes in the order and under the names of these, whose labels so far are given."""
+    places = torch.tensor([list(labels.values()).index(k) for k in range(data.num_classes)])
+    return replace(data, labels=places[data.labels.cpu()], test_labels=places[data.test_labels.cpu()],
+                   class_names=list(labels)).to(data.device)
+
+
 def image_folder(path: Path, data: RealData) -> tuple[Tensor, Tensor]:
-    """Images below <path>/<class>/, where all classes go by their names, or else all by numbers."""
+    """Images below <path>/<class>/, where all classes go by their names, or else all by numbers. Prints the order."""
     tree = image_files.Tree(path)
     names, folders = image_files.images_by_folder(tree)
-    known = {name: k for k, name in enumerate(data.class_names)}
-    if not known.keys() >= set(folders):
-        known = {str(k): k for k in range(data.num_classes)}
-    unknown = next((folder for folder in folders if folder not in known), None)
-    if unknown or not names:
-        raise UserError(f"{path}: " + (f"{unknown} is no class of {data.name}" if unknown else "no images in <class>/")
-                        + f"; name the folders after classes ({', '.join(data.class_names[:3])}, ...) or 0, 1, ...")
+    if not names:
+        raise UserError(f"{path}: no images in <class>/; name the folders after classes "
+                        f"({', '.join(data.class_names[:3])}, ...) or 0, 1, ...")
+    known = class_labels(data, class_order.own(sorted(set(folders))), str(path))
+    pairs = [f"{folder} = {data.class_names[k]}" for folder, k in sorted(known.items(), key=lambda pair: pair[1])]
+    labels = torch.tensor([known[folder] for folder in folders])
+    print(f"{path}: folders as classes, in this order: {class_order.listed(pairs)}; "
+          f"{foreign_sets.counts(labels, data.class_names)}")
+    image_files.say_what_is_left_out(tree, names, ("",))
     try:
         images = image_files.decode(tree, names, data.image_shape[0], data.image_shape[1])
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    return data.normalise(images.to(data.device)), torch.tensor([known[folder] for folder in folders])
+    return data.normalise(images.to(data.device)), labels
 
 
 def stored_sets(options, record: dict, data: RealData) -> list[tuple[Tensor, Tensor]]:
@@ -99,14 +150,34 @@ def stored_sets(options, record: dict, data: RealData) -> list[tuple[Tensor, Ten
             raise UserError(f"--dataset {data.name}: {options.synthetic} has images {tuple(images.shape[1:])} of "
                             f"classes {int(labels.min())} to {int(labels.max())}, not {data.image_shape} of "
                             f"{data.num_classes} classes; name the data set, and the --im_size, that it was made from")
-    return sets
+    for soft in record.get("soft_labels", []):
+        if soft.shape[1] != data.num_classes:
+            raise UserError(f"--dataset {data.name}: {options.synthetic} has soft labels of {soft.shape[1]} classes, "
+                            f"not {data.num_classes}; name the data set that it was made from")
+    if "mean" in record["meta"] or not record["data"]:
+        return sets
+    return [[foreign_sets.normalised(images, data, options.pixels, options.synthetic), labels]
+            for images, labels in sets]
+
+
+def say_taken_for(options, record: dict, data: RealData) -> None:
+    """The line that says what another project's set was taken for."""
+    if record["data"] and "mean" not in record["meta"]:
+        unit = f"--pixels {options.pixels}" if options.pixels else "normalised"
+        print(f"{options.synthetic}: {foreign_sets.describe(record['data'], record['kinds'], data, unit)}", flush=True)
+
+
+def lacks(sets: list[tuple[Tensor, Tensor]], data: RealData) -> str:
+    """What the result's line says of classes that a set has no images of."""
+    found = min(len(labels.unique()) for _, labels in sets)
+    return f"images of {found} of {data.num_classes} classes" if found < data.num_classes else ""
 
 
 class Evaluator:
     """Trains and tests networks by the protocol of a command line; prints and records each result."""
 
-    def __init__(self, options, data: RealData):
-        self.options, self.data = options, data
+    def __init__(self, options, data: RealData, lacks: str = ""):
+        self.options, self.data, self.lacks = options, data, lacks
         self.records = files.make_folder(options.save_path) / "evaluate.jsonl"
 
     def add(self, trained_on: str, model: str, count: int, make: Callable[[int], tuple[Tensor, Tensor]],
@@ -124,8 +195,9 @@ class Evaluator:
                                                   ("evaluate.py", trained_on), on_epoch=progress.update)
         seconds, short = time.monotonic() - begun, mean_and_std(accuracies)
         augmented = "with DSA" if options.dsa_strategy != "none" else "no DSA"
+        lacks = f"; {self.lacks}" if trained_on == "the set" and self.lacks else ""
         print(f"{model:12} {trained_on:36} {augmented:8} {percent(accuracies)} ({len(accuracies)} networks, "
-              f"{logs.clock(seconds)})", flush=True)
+              f"{logs.clock(seconds)}{lacks})", flush=True)
         files.append_json(self.records, {
             "synthetic": str(options.synthetic), "trained_on": trained_on, "accuracies": accuracies, **short,
             "seconds": round(seconds, 1), **{name: getattr(options, name) for name in PROTOCOL},
@@ -167,6 +239,8 @@ def main() -> None:
         options, record = parse()
         memory.keep_freed_memory()
         with memory_accounted(options, resumable=False):
+            for images, _ in record["data"]:
+                check_size(options, images)
             data = load_test_data(options, record["meta"])
             sets = stored_sets(options, record, data)
             formation = record["meta"].get("formation", augment.formation(options.aug))
@@ -176,7 +250,8 @@ def main() -> None:
             if options.fair and ipc > min(data.class_sizes):
                 raise UserError(f"--fair: {options.synthetic} has {ipc} images of a class, of which {data.name} has "
                                 f"only {min(data.class_sizes)}; leave it out")
-            evaluator = Evaluator(options, data)
+            say_taken_for(options, record, data)
+            evaluator = Evaluator(options, data, lacks(sets, data))
             for model in models:
                 accuracy = evaluator.add("the set", model, len(ready), ready.__getitem__)
                 if options.fair:

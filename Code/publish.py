@@ -11,6 +11,7 @@ the standard deviation between networks, and more than half a point, is refused.
 import hashlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -18,11 +19,12 @@ import tempfile
 from pathlib import Path
 
 from utils import paper, storage
+from utils.data import sources
 from utils.options import as_path, new_parser
-from utils.run_files import in_file_names, is_finished, records_of
+from utils.run_files import folder_of, in_file_names, is_finished, options_path
 from utils.summary import percent, table_cell
 from utils.system import files
-from utils.system.errors import UserError
+from utils.system.errors import UserError, reason
 from utils.system.reporting import reported
 
 TITLE = "# Distilled sets"
@@ -33,7 +35,8 @@ Made by the commands in the cards (`.json`), written by `Code/publish.py`. In Py
     images, labels = utils.load_synthetic("{example}")
 
 Accuracies are mean and standard deviation over (n) networks, by the protocol of the set's own run. The command that
-gives one again is "evaluated by" in the card. Images are stored in 8 bits, and it is that set which is evaluated.
+gives one again is "evaluated by" in the card. Images are stored in 8 bits, and that set is evaluated; a card whose
+accuracy is of the set before that says so ("trained_on").
 """
 PROTOCOL = ("num_eval", "precision")  # options of a run that evaluate.py does not take from the set
 OWN_MACHINE = ("data_path", "save_path", "resume", "device")  # options that say nothing to others
@@ -86,14 +89,14 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
                         "res_<...>ipc.pt")
     if not is_finished(meta["iteration"], meta["options"]):
         raise UserError(f"{path}: its run is not finished; continue it with --resume auto, then publish")
-    run_folder = records_of(path)
+    target = named_by(path, meta, to)
+    run_folder = folder_of(path)
     try:
-        run = json.loads((run_folder / "options.json").read_text())
+        run = json.loads(files.read_text(options_path(run_folder)))
         command, about = shared_command(run["command"]), {name: run[name] for name in ("machine", "date", "versions")}
-    except (OSError, LookupError, TypeError, ValueError):
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError):
         raise UserError(f"{path}: options.json of its run is damaged or not in {run_folder}; publish a set where its "
                         "run left it") from None
-    target = to / meta["dataset"] / f"{in_file_names(meta['method'])}_ipc{meta['ipc']}.pt"
     refuse_to_replace(target)
     flags = protocol(meta["options"], flags)
     meta["options"] = {name: value for name, value in meta["options"].items() if name not in OWN_MACHINE}
@@ -119,9 +122,18 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
     print(f"published: {target}, with its card", flush=True)
 
 
+def named_by(path: Path, meta: dict, to: Path) -> Path:
+    """Where a set of this `meta` is published; UserError where that is not of the names and numbers of a run."""
+    dataset, method, ipc = (meta.get(name) for name in ("dataset", "method", "ipc"))
+    if not isinstance(method, str) or not re.fullmatch(r"\w+(\.\w+)*(:\w+)?", method) or (
+            dataset not in list(sources.SOURCES) or type(ipc) is not int or not 0 < ipc < 10**9):
+        raise UserError(f"{path}: its data set, method or IPC is none that a run can have; make the set again")
+    return to / dataset / f"{in_file_names(method)}_ipc{ipc}.pt"
+
+
 def refuse_to_replace(target: Path) -> None:
-    """UserError where there is a set."""
-    if target.exists():
+    """UserError where there is a set, or another file in place of its card."""
+    if any(os.path.lexists(path) for path in (target, target.with_suffix(".json"))):
         raise UserError(f"--to: {target} is there already; delete it and its card, or choose another folder")
 
 
@@ -131,21 +143,37 @@ def without_path(lines: list[dict]) -> list[dict]:
 
 def page(to: Path) -> str:
     """What the folder's README.md says: how to load a set, and a table of all cards."""
-    cards = sorted(path for path in to.glob("*/*.json") if path.with_suffix(".pt").exists())
+    cards = cards_in(to)
     example = os.path.relpath(cards[0].with_suffix(".pt"), Path(__file__).parent)
     rows = ["| data set | set | IPC | iterations | network | epochs | test accuracy, % | kB |",
             "| --- | --- | --: | --: | --- | --: | --: | --: |"]
-    for path in cards:
-        card = json.loads(path.read_text())
-        note = " ".join(card["note"].split()).replace("|", r"\|")
-        dataset = f"{card['dataset']} ({note})" if note else card["dataset"]
-        for line in card["evaluation"]:
-            accuracies = f"{table_cell(line['accuracies'])} ({len(line['accuracies'])})"
-            rows.append(f"| {dataset} | [{card['set']}]({card['dataset']}/{card['set']}) | {card['ipc']} | "
-                        f"{', '.join(map(str, card['iteration']))} of {paper.ITERATIONS:,} | {line['model']} | "
-                        f"{line['epoch_eval_train'] + 1:,} of {paper.EPOCHS + 1:,} | {accuracies} | "
-                        f"{card['bytes'] / 1000:.0f} |")
+    rows += [row for path in cards for row in rows_of(path)]
     return "\n".join([TITLE, INTRODUCTION.format(example=example), *rows]) + "\n"
+
+
+def cards_in(to: Path) -> list[Path]:
+    return sorted(path for path in to.glob("*/*.json") if path.with_suffix(".pt").exists())
+
+
+def rows_of(path: Path) -> list[str]:
+    """What the table says of the set with this card; UserError where it is none."""
+    try:
+        card = json.loads(files.read_text(path))
+        note = in_a_cell(card["note"])
+        dataset = f"{in_a_cell(card['dataset'])} ({note})" if note else in_a_cell(card["dataset"])
+        return [f"| {dataset} | [{path.stem}.pt]({path.parent.name}/{path.stem}.pt) | {int(card['ipc'])} | "
+                f"{', '.join(str(int(turn)) for turn in card['iteration'])} of {paper.ITERATIONS:,} | "
+                f"{in_a_cell(line['model'])} | {line['epoch_eval_train'] + 1:,} of {paper.EPOCHS + 1:,} | "
+                f"{table_cell(line['accuracies'])} ({len(line['accuracies'])}) | {card['bytes'] / 1000:.0f} |"
+                for line in card["evaluation"]]
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"--to: {path} is no card of a set ({reason(error)}); remove it and its set, or choose another "
+                        "folder") from None
+
+
+def in_a_cell(text: str) -> str:
+    """Text in one line, which does not end a cell of a table."""
+    return " ".join(text.split()).replace("|", r"\|")
 
 
 def refuse_other_page(readme: Path) -> None:
@@ -174,6 +202,8 @@ def main() -> None:
             parser.error(f"{path}: not a .pt file; name the sets first, then the flags of evaluate.py")
     with reported(alone=True):
         refuse_other_page(options.to / "README.md")
+        for path in cards_in(options.to):  # before anything is written
+            rows_of(path)
         for path in options.sets:
             publish(path, options.to, options.note, flags)
             files.write_text(options.to / "README.md", page(options.to))

@@ -24,13 +24,13 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
-from evaluate import load_test_data
+from evaluate import check_size, load_test_data
 from utils import augment, evaluation, figures, methods, networks, paper, pictures, storage, summary
-from utils.data import RealData
+from utils.data import RealData, sources
 from utils.distill import initial_images
 from utils.draws import Draws
 from utils.options import as_path, build_parser, new_parser, whole_number
-from utils.run_files import is_finished, metrics_path, set_path
+from utils.run_files import is_finished, losses_path, metrics_path, options_path, picture_path, set_path
 from utils.summary import table_cell
 from utils.system import files, logs, memory
 from utils.system.errors import UserError, reason
@@ -71,21 +71,45 @@ def undamaged(place: Path):
                         "again") from None
 
 
-class Run:
-    """What a run left; `records` is its folder with options.json."""
+def checked_options(saved: dict) -> dict:
+    """The options of a run as its command line would have them; ValueError for a value that no flag takes."""
+    parser = build_parser("", {})
+    known = vars(parser.parse_args([]))
+    used = {name: value for name, value in saved.items() if name in known and value is not None}
+    odd = [action.dest for action in parser._actions if action.dest in used and (
+        used[action.dest] not in action.choices if action.choices
+        else isinstance(used[action.dest], bool) != (action.nargs == 0)
+        or not isinstance(used[action.dest], str | int | float))]
+    if odd or not isinstance(saved["method"], str):
+        raise ValueError(f"--{(odd or ['method'])[0]} has a value that no run has")
 
-    def __init__(self, records: Path, given: dict):
-        self.records, self.path = records, set_path(records)
-        record, about = storage.load(self.path), json.loads((records / "options.json").read_text())
+    def refuse(message: str):
+        raise ValueError(message)
+
+    parser.error = refuse
+    parser.set_defaults(**{name: value if isinstance(value, bool) else str(value)  # so that the flags' types check it
+                           for name, value in used.items() if name != "method"})  # which could name code
+    return vars(parser.parse_args([])) | {"method": saved["method"]}
+
+
+class Run:
+    """What a run left; `folder` is its folder with options.json."""
+
+    def __init__(self, folder: Path, given: dict):
+        self.folder, self.path = folder, set_path(folder)
+        record, about = storage.load(self.path), json.loads(files.read_text(options_path(folder)))
         self.meta, self.accuracies = record["meta"], record["accs_all_exps"]
         self.stored, self.labels = record["data"][0]
         self.ready = storage.ready(record)[0]
-        self.options = Namespace(**vars(build_parser("", {}).parse_args([])) | about["options"] | given
-                                 | {"synthetic": self.path})
+        if len(self.stored) != len(self.meta["class_names"]) * self.meta["ipc"] or (
+                about["options"]["ipc"] != self.meta["ipc"]):
+            raise ValueError(f"its set has {len(self.stored)} images, not those of its classes and IPC")
+        self.options = Namespace(**checked_options(about["options"]) | given | {"synthetic": self.path})
+        self.own_data = "data_path" not in given
         self.command, self.machine, self.date = shlex.join(about["command"]), about["machine"], about["date"]
         self.versions = ", ".join(f"{name} {version}" for name, version in self.meta["version"].items())
-        self.metrics = files.read_json_lines(metrics_path(records))
-        self.losses = files.read_json_lines(records / "losses.jsonl")
+        self.metrics = files.read_json_lines(metrics_path(folder))
+        self.losses = files.read_json_lines(losses_path(folder))
         self.class_names, self.formation = self.meta["class_names"], self.meta["formation"]
         self.iterations = self.meta["iteration"]
         self.protocol_epochs = about["options"]["epoch_eval_train"]
@@ -140,8 +164,9 @@ class Run:
 
     def pictures(self) -> dict[int, Path]:
         """The picture of the first experiment's set at each evaluated iteration."""
-        name = f"vis_{self.records.name}_exp0_iter"
-        found = {int(path.stem.removeprefix(name)): path for path in self.path.parent.glob(f"{name}*.png")}
+        pattern = picture_path(self.folder, 0, "*").name
+        start = len(pattern.removesuffix("*.png"))
+        found = {int(path.stem[start:]): path for path in self.path.parent.glob(pattern)}
         return dict(sorted(found.items()))
 
 
@@ -163,12 +188,12 @@ def find_runs(options) -> list[Run]:
     for folder in options.folders:
         if not os.path.isdir(folder):
             raise UserError(f"{folder}: not a folder; give what a run left in --save_path")
-        for records in sorted(path.parent for path in folder.rglob("options.json")):
-            if not set_path(records).exists():
-                print(f"note: {records} has no evaluated set yet and is left out", flush=True)
+        for run_folder in sorted(path.parent for path in folder.rglob("options.json")):
+            if not set_path(run_folder).exists():
+                print(f"note: {run_folder} has no evaluated set yet and is left out", flush=True)
                 continue
-            with undamaged(records):
-                runs[records.resolve()] = Run(records, given)
+            with undamaged(run_folder):
+                runs[run_folder.resolve()] = Run(run_folder, given)
     if not runs:
         raise UserError(f"{' '.join(map(str, options.folders))}: no run with an evaluated set; give what a run left in "
                         "--save_path")
@@ -206,7 +231,8 @@ def change(run: Run, start: Tensor | None) -> dict | None:
     """The first image of some classes from the start (K, C, H, W), if it is known, to the end."""
     evaluated, ipc = run.pictures(), run.options.ipc
     picked = np.unique(np.linspace(0, len(evaluated) - 1, STEPS - (start is not None)).round().astype(int))
-    steps = {iteration: pictures.load_picture(evaluated[iteration], tuple(run.stored.shape[1:]), ipc)[::ipc]
+    steps = {iteration: pictures.load_picture(evaluated[iteration], tuple(run.stored.shape[1:]), ipc,
+                                              len(run.stored))[::ipc]
              for iteration in np.array(list(evaluated))[picked].tolist()} if evaluated else {}
     if start is not None and 0 not in steps:
         steps = {0: start} | steps
@@ -288,13 +314,14 @@ def section(number: int, run: Run, budget: int, quick: bool) -> dict:
     start, judged, why = None, None, "left out by --quick"
     if not quick:
         try:
-            with memory.enough_memory(run.options.max_batch):
+            with memory.enough_memory(run.options.max_batch), sources.reading_only(run.own_data):
+                check_size(run.options, run.stored)
                 data = load_test_data(run.options, run.meta)
                 start, judged = start_of(run, data), judge(run, data)
         except UserError as error:
             why = f"left out: {error}"
             print(f"note: {run.title}: embeddings and confusion are {why}", flush=True)
-    with undamaged(run.records):
+    with undamaged(run.folder):
         terms = dict.fromkeys(term for line in run.losses for term in line["terms"])
         return {
             "id": f"run{number}", "run": run, "views": views(run, budget), "change": change(run, start),

@@ -344,9 +344,9 @@ def test_help_shows_the_published_command_as_it_is_typed(command):
 
 def test_home_folder_after_an_equals_sign(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    args = options.parse_options("", ["--save_path=~/result", "--data_path", "a~b", "--resume=~/run/checkpoint.pt"])
+    args = options.parse_options("", ["--save_path=~/result", "--data_path", "a~b", "--resume=~/run/checkpoint.ckpt"])
     assert (args.save_path, args.data_path) == (Path("/home/me/result"), Path("a~b"))
-    assert args.resume == "/home/me/run/checkpoint.pt"
+    assert args.resume == "/home/me/run/checkpoint.ckpt"
 
 
 def test_benchmark_and_compare_start_from_the_published_command():

@@ -1,5 +1,6 @@
 """evaluate.py on every kind of saved set, and what its measures are."""
 
+import errno
 import json
 import math
 import pickle
@@ -44,26 +45,48 @@ def test_our_set_by_the_protocol_it_was_made_with(digits_set, tmp_path):
     assert {line["epoch_eval_train"] for line in lines} == {1}
 
 
-def test_folders_go_by_names_or_else_by_numbers(tmp_path):
-    """Also where the names are numbers: 1, 10, 2 are classes 0, 1, 2 in their order."""
+def test_folders_go_by_names_or_else_by_numbers(tmp_path, capsys):
+    """Also where the names are numbers: 1, 2, 10 are classes 0, 1, 2 in their order."""
     images, labels = formats.images_and_labels(3, 4, 16, 1)
-    names = ["1", "10", "2"]
+    images, labels = images[np.argsort(labels)], np.sort(labels)
+    names = ["1", "2", "10"]
     for split in ("train", "test"):
         formats.write_class_folders(tmp_path / "data" / split, images, labels, names, ".png")
     data = load("folder", tmp_path / "data", im_size=16)
     assert data.class_names == names
-    for folder, folders in (("named", names), ("numbered", ["0", "1", "2"])):
+    for folder, folders in (("named", names), ("numbered", ["0", "1", "2"]),
+                            ("padded", ["00000", "00001", "00002"]), ("prefixed", ["new000", "new001", "new002"])):
         formats.write_class_folders(tmp_path / folder, images, labels, folders, ".png")
         read, found = evaluate.image_folder(tmp_path / folder, data)
-        assert torch.equal(found, data.labels) and torch.equal(read, data.normalise(data.images))
+        for k in range(3):
+            assert torch.equal(read[found == k], data.normalise(data.images[data.labels == k]))
+        said = capsys.readouterr().out
+        assert f"{folders[0]} = 1, {folders[1]} = 2, {folders[2]} = 10" in said
+
+
+def test_set_made_under_another_order_of_classes():
+    """As from named folders that were sorted: its labels are those of its own names."""
+    data = load("digits", "")
+    names = [str(k) for k in (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)]
+    options = Namespace(dataset="digits", data_path="", device="cpu", im_size=None, zca=False, seed=0, synthetic="s.pt")
+    loaded = evaluate.load_test_data(options, {"class_names": names, "dataset": "digits"})
+    assert loaded.class_names == names
+    assert [names[k] for k in loaded.test_labels.tolist()] == [str(k) for k in data.test_labels.tolist()]
+    assert [names[k] for k in loaded.labels.tolist()] == [str(k) for k in data.labels.tolist()]
+    spelled = evaluate.load_test_data(options, {"class_names": [*"210", *"3456789"], "dataset": "folder"})
+    assert spelled.class_names[0] == "2"
+    for wrong, source in ((["zero", *"123456789"], "folder"), (["a", *"123456789"], "digits"), ([*"012"], "digits")):
+        with pytest.raises(UserError, match="--dataset digits"):
+            evaluate.load_test_data(options, {"class_names": wrong, "dataset": source})
 
 
 def test_foreign_pixels_are_not_taken_for_normalised_images(tmp_path):
-    torch.save({"data": [[torch.zeros(2, 1, 16, 16, dtype=torch.uint8), torch.arange(2)]]}, tmp_path / "bytes.pt")
-    torch.save({"data": [[torch.zeros(2, 1, 16, 16), torch.zeros(2)]]}, tmp_path / "labels.pt")
-    for name, named in (("bytes.pt", "its images are torch.uint8, not normalised"), ("labels.pt", "torch.float32")):
-        line, = call_script("evaluate.py", "--synthetic", tmp_path / name, expect=2).stderr.splitlines()
-        assert name in line and named in line
+    torch.save({"data": [[torch.ones(2, 1, 16, 16, dtype=torch.uint8), torch.arange(2)]]}, tmp_path / "bytes.pt")
+    torch.save({"data": [[torch.rand(2, 1, 16, 16), torch.arange(2)]]}, tmp_path / "floats.pt")
+    for name, named in (("bytes.pt", "its images are torch.uint8, not normalised"), ("floats.pt", "float32 from 0.0")):
+        line, = call_script("evaluate.py", "--synthetic", tmp_path / name, "--dataset", "digits",
+                            expect=2).stderr.splitlines()
+        assert name in line and named in line and "--pixels" in line
 
 
 def test_our_sets_bring_their_normalisation(digits_set):
@@ -108,9 +131,8 @@ def test_fair_reading(digits_set, digits, make_options, tmp_path):
 
 
 def test_folders_go_by_the_names_of_classes_before_their_numbers(tmp_path):
-    """Class 2 of ten or more is "10", because names are sorted."""
     images, labels = formats.images_and_labels(12, 2, 16, 1)
-    names = sorted(map(str, range(12)))
+    names = [str(k) for k in range(1, 13)]
     for part in ("train", "test"):
         formats.write_class_folders(tmp_path / "mine" / part, images, labels, names)
     data = load("folder", tmp_path / "mine", im_size=16)
@@ -203,8 +225,21 @@ def test_bad_input_is_one_line(digits_set, published):
         assert len(done.stderr.splitlines()) == 1 and named in done.stderr and not done.stdout, done.stderr
 
 
-def test_a_full_disk_is_one_line(digits_set, tmp_path):
-    (tmp_path / "evaluate.jsonl").symlink_to("/dev/full")
+def test_records_do_not_go_through_a_link(digits_set, tmp_path):
+    mine, result = tmp_path / "mine", tmp_path / "result"
+    mine.write_text("mine")
+    result.mkdir()
+    (result / "evaluate.jsonl").symlink_to(mine)
+    done = call_script("evaluate.py", "--synthetic", digits_set, "--save_path", result, *QUICK, expect=2)
+    line, = done.stderr.splitlines()
+    assert "evaluate.jsonl: cannot be written" in line and mine.read_text() == "mine"
+
+
+def test_a_full_disk_is_one_line(digits_set, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "open_to_append", full)
     done = call_script("evaluate.py", "--synthetic", digits_set, "--save_path", tmp_path, *QUICK, expect=2)
     error, = done.stderr.splitlines()
     assert "evaluate.jsonl: cannot be written" in error and "start again" in error and "networks" in done.stdout
@@ -242,7 +277,7 @@ def test_set_that_does_not_fit_its_classes_is_one_line(digits_set, tmp_path):
 
     forged = [(soft(11), "(80, 11)"), (soft(11) | meta(class_names=[*names, "ten"]), "its classes"),
               (soft(10, torch.int64), "int64"), (hard(1), "1 to 10"), (hard(-1), "-1 to 8"),
-              ({"meta": {"class_names": names[1:]}}, "its classes"), (meta(mean=[0.5] * 3), "mean"),
+              ({"meta": {"class_names": names[1:]}}, "of its classes"), (meta(mean=[0.5] * 3), "mean"),
               (meta(mean=[]), "mean")]
     for changes, named in forged:
         storage.save(tmp_path / "set.pt", record | changes)

@@ -47,7 +47,7 @@ def fill_disk(event):
 
 
 @pytest.mark.parametrize("kind, nth, named", [
-    ("flush checkpoint_new", 1, "checkpoint_new.pt"), ("picture", 1, f"vis_{RUN}_exp0_iter2.png"),
+    ("flush checkpoint_new", 1, "checkpoint_new.ckpt"), ("picture", 1, f"vis_{RUN}_exp0_iter2.png"),
     ("flush res_.*_best", 1, f"res_{RUN}.pt")])
 def test_full_disk(kind, nth, named, tmp_path):
     child = children.run(tmp_path, *OFTEN, expect=2, prepare=children.Events(fill_disk, kind, nth))
@@ -200,7 +200,7 @@ def test_lost_output_does_not_end_a_run(into, note, tmp_path):
                          env=os.environ | {"PYTHONIOENCODING": "ascii"}, check=False)
     assert (run.returncode, run.stderr) == (0, note), run.stderr
     assert ("\\xfc/" in run.stdout) == (not into)
-    assert (tmp_path / "ü" / RUN / "checkpoint.pt").exists()
+    assert (tmp_path / "ü" / RUN / "checkpoint.ckpt").exists()
 
 
 def test_files_are_for_whom_the_umask_says(tmp_path, monkeypatch):

@@ -5,16 +5,24 @@ readers of pickles refuse every name that is not on their list (test_sources.py,
 """
 
 import io
+import os
 import pickle
+import resource
+import struct
+import time
+import urllib.request
 import zipfile
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 from PIL import Image
 
 import formats
-from utils import data, storage
+from utils import data, pictures, storage
 from utils.data import image_files
 from utils.system.errors import UserError
 
@@ -132,6 +140,126 @@ def test_damaged_files_end_in_one_line(reader, tmp_path, capsys):
             assert "\n" not in str(error), turn
             assert len(str(error)) < 1000, turn
     assert refused > INPUTS / 4 or reader == "image cache"
+
+
+def measured(function):
+    """What it raises, in less than 20 seconds and 1 GB more than there was."""
+    before, begun = resource.getrlimit(resource.RLIMIT_AS), time.monotonic()
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 10**9, before[1]))
+    try:
+        with pytest.raises(UserError) as error:
+            function()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert time.monotonic() - begun < 20 and "\n" not in str(error.value)
+    return str(error.value)
+
+
+def png(path, width, height):
+    """A PNG of zeros: a thousandth of their size."""
+    deflate, lines = zlib.compressobj(), height
+    content = b""
+    while lines:
+        content, lines = content + deflate.compress(bytes((1 + width) * min(lines, 1000))), lines - min(lines, 1000)
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", content + deflate.flush())
+                     + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize("kind", ["fifo", "/dev/zero", "/dev/stdin", "folder"])
+@pytest.mark.parametrize("reader", READERS)
+def test_what_is_no_regular_file_is_not_waited_for(reader, kind, tmp_path, monkeypatch):
+    path, read = READERS[reader](tmp_path)
+    read()
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(kind)
+    monkeypatch.setattr(urllib.request, "urlopen", None)  # nothing is downloaded in its place
+    if reader == "image cache":
+        if kind == "folder":
+            return
+        read()
+    else:
+        measured(read)
+
+
+@pytest.mark.parametrize("side", [8_000, 40_000])
+def test_images_of_too_many_pixels(side, tmp_path):
+    png(tmp_path / "large.png", side, side)
+    assert (tmp_path / "large.png").stat().st_size < 2_000_000
+    tree = image_files.Tree(tmp_path)
+    words = measured(lambda: image_files.decode(tree, ["large.png"], 3, 32))
+    assert f"{side} x {side} pixels, more than 50,000,000" in words or "exceeds limit" in words  # of Pillow
+    assert "picture" in measured(lambda: pictures.load_picture(tmp_path / "large.png", (1, 28, 28), 10, 100))
+
+
+def test_only_documented_formats_are_opened(tmp_path):
+    """An EPS starts Ghostscript, whatever its name says."""
+    image = Image.new("RGB", (8, 8))
+    for kind in ("EPS", "GIF", "PCX", "TGA", "ICO", "PDF", "SGI", "DDS", "JPEG2000"):
+        image.save(tmp_path / f"{kind}.png", kind)
+        assert "of no known format" in measured(
+            lambda kind=kind: image_files.decode(image_files.Tree(tmp_path), [f"{kind}.png"], 3, 8))
+    for kind in ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP", "MPO"):
+        image.save(tmp_path / f"{kind}.png", kind)
+        assert image_files.decode(image_files.Tree(tmp_path), [f"{kind}.png"], 3, 8).shape == (1, 3, 8, 8)
+
+
+def test_entries_of_a_zip_and_files_that_are_too_large(tmp_path, monkeypatch):
+    formats.zip_folder(formats.write_tiny(tmp_path / "source", 1, classes=2), tmp_path / "tiny-imagenet-200.zip")
+    with (zipfile.ZipFile(tmp_path / "tiny-imagenet-200.zip", "a", zipfile.ZIP_DEFLATED) as archive,
+          archive.open("tiny-imagenet-200/train/n00000000/images/a.png", "w") as entry):
+        for _ in range(300):
+            entry.write(bytes(2**20))
+    assert "larger than 256 MiB" in measured(lambda: data.load("TinyImageNet", tmp_path))
+
+
+@pytest.mark.parametrize("shape, label_count", [
+    ((32, 32, 1, 20), 20), ((32, 32, 4, 20), 20), ((0, 0, 3, 20), 20), ((32, 32, 3, 0), 0), ((32, 32, 3), 1),
+    ((16, 64, 3, 20), 20), ((1300, 1300, 3, 20), 20), ((32, 32, 3, 150_000), 150_000)], ids=str)
+def test_svhn_of_other_shapes(shape, label_count, tmp_path):
+    formats.write_svhn(tmp_path, 2)
+    scipy.io.savemat(tmp_path / "train_32x32.mat", {"X": np.zeros(shape, np.uint8), "y": np.ones((label_count, 1))},
+                     do_compression=True)
+    measured(lambda: data.load("SVHN", tmp_path))
+
+
+@pytest.mark.parametrize("meta", [
+    {"class_names": [1, 2]}, {"class_names": "ab"}, {"seed": "0"}, {"ipc": None}, {"iteration": [1.5]}, {"dataset": 3},
+    {"version": []}, {"options": [1]}], ids=str)
+def test_meta_of_other_types(meta, tmp_path):
+    torch.save(record() | {"meta": record()["meta"] | meta}, tmp_path / "set.pt")
+    assert "its `meta` is damaged" in measured(lambda: storage.load(tmp_path / "set.pt"))
+
+
+@pytest.mark.parametrize("change", [{"train": torch.zeros(1)}, {"train": torch.zeros(10, 3, 8, 7, dtype=torch.uint8)},
+                                    {"test": 3}, {"train": torch.zeros(10, 3, 8, 8)}], ids=range(4))
+def test_a_cache_of_the_right_key_and_wrong_content_is_made_anew(change, tmp_path):
+    cache, _ = image_cache(tmp_path)
+    before = data.load("folder", tmp_path / "mine", im_size=8)
+    torch.save(torch.load(cache, weights_only=True) | change, cache)
+    assert data.load("folder", tmp_path / "mine", im_size=8).checksum() == before.checksum()
+    assert torch.load(cache, weights_only=True)["train"].dtype == torch.uint8
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_a_cache_of_somebody_else_is_made_anew(tmp_path):
+    cache, _ = image_cache(tmp_path)
+    before = data.load("folder", tmp_path / "mine", im_size=8)
+    content = torch.load(cache, weights_only=True)
+    content["train"] = 255 - content["train"]
+    torch.save(content, cache)
+    os.chown(cache, 1234, 1234)
+    assert data.load("folder", tmp_path / "mine", im_size=8).checksum() == before.checksum()
 
 
 def test_zip_entries_stay_inside(tmp_path):

@@ -30,6 +30,7 @@ def test_card_describes_its_set(path):
     assert hashlib.sha256(content).hexdigest() == card["sha256"] and len(content) == card["bytes"]
     assert content.find(b"/work/") == content.find(b"/tmp/") == -1 and "/tmp/" not in path.read_text()
     meta = storage.load(path.with_suffix(".pt"))["meta"]
+    assert "data" not in torch.load(path.with_suffix(".pt"), weights_only=True)
     assert all(meta[name] == card[name] for name in ("method", "dataset", "ipc", "model", "seed", "iteration"))
     images, labels = utils.load_synthetic(path.with_suffix(".pt"))
     assert len(images) == len(labels) == len(meta["class_names"]) * meta["ipc"] * meta["formation"] ** 2
@@ -64,12 +65,15 @@ def test_8_bits_move_a_value_by_half_a_step_at_most():
     record = {"data": [[images[:4], torch.zeros(4).long()], [images[4:], torch.ones(2).long()]],
               "accs_all_exps": {}, "meta": {"formation": 1}}
     small = storage.packed(record)
+    assert "data" not in small, "other readers would train on codes"
     loaded = storage._checked(small)["data"]
+    old = storage._checked({"data": small["codes"], "accs_all_exps": {}, "meta": small["meta"]})["data"]
+    assert all(torch.equal(new[0], was[0]) for new, was in zip(loaded, old, strict=True)), "older files load"
     step = torch.tensor(small["meta"]["packed"]["step"]).view(3, 1, 1)
     for (image, label), (was, was_label) in zip(loaded, record["data"], strict=True):
         assert image.dtype == torch.float32 and torch.equal(label, was_label)
         assert ((image - was).abs() <= step * 0.5001).all()
-    assert [pair[0].dtype for pair in small["data"]] == [torch.uint8] * 2
+    assert [pair[0].dtype for pair in small["codes"]] == [torch.uint8] * 2
     assert record["data"][0][0].dtype == torch.float32, "the record itself is left alone"
 
 
@@ -177,6 +181,59 @@ def test_sets_that_are_not_published(finished, tmp_path):
         done = call_script("publish.py", path, "--to", tmp_path / "to", *QUICK, expect=2)
         assert named in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "to").exists()
+
+
+@pytest.mark.parametrize("change", [
+    {"dataset": "../../outside"}, {"dataset": "/tmp/outside"}, {"dataset": ["MNIST"]}, {"dataset": ""},
+    {"method": "../../../outside"}, {"method": "a/b"}, {"method": "BACON\n"}, {"method": None}, {"ipc": "1/../../x"},
+    {"ipc": True}, {"ipc": -1}, {"ipc": 10**400}], ids=str)
+def test_names_in_a_set_lead_nowhere(change, finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(publish, "evaluated", lambda path, flags: [{"mean": 0.5, "std": 0.0, "accuracies": [0.5]}])
+    record = storage.load(finished)
+    records = tmp_path / "runs" / finished.stem.removeprefix("res_")
+    records.mkdir(parents=True)
+    (records / "options.json").write_bytes((finished.parent / records.name / "options.json").read_bytes())
+    path = tmp_path / "runs" / finished.name
+    storage.save(path, record | {"meta": record["meta"] | change})
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match="none that a run can have") as error:
+        publish.publish(path, tmp_path / "to", "", [])
+    assert "\n" not in str(error.value) and sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_file_in_place_of_the_card_is_not_replaced(finished, tmp_path):
+    (tmp_path / "digits").mkdir()
+    for place in (tmp_path / "mine.json", tmp_path / "digits" / "BACON_ipc1.json"):
+        place.write_text("mine")
+    done = call_script("publish.py", finished, "--to", tmp_path, *QUICK, expect=2)
+    assert "is there already" in done.stderr and (tmp_path / "digits" / "BACON_ipc1.json").read_text() == "mine"
+    (tmp_path / "digits" / "BACON_ipc1.json").unlink()
+    (tmp_path / "digits" / "BACON_ipc1.json").symlink_to(tmp_path / "mine.json")
+    call_script("publish.py", finished, "--to", tmp_path, *QUICK, expect=2)
+    assert (tmp_path / "mine.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"[]", b"{", b"\xff", b"null", b"[" * 10**5, b'{"note": 1}', b'{"note": "", "dataset": "a", "evaluation": 3}',
+    b'{"note": "", "dataset": "a", "ipc": [], "evaluation": [{}]}'], ids=lambda content: content[:20])
+def test_a_damaged_card_is_one_line_before_anything_is_written(content, finished, tmp_path):
+    other = tmp_path / "MNIST" / "other.json"
+    other.parent.mkdir()
+    other.write_bytes(content)
+    other.with_suffix(".pt").write_text("")
+    done = call_script("publish.py", finished, "--to", tmp_path, *QUICK, expect=2)
+    line, = done.stderr.splitlines()
+    assert f"{other} is no card of a set" in line
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["MNIST", "other.json", "other.pt"]
+
+
+def test_links_of_the_page_are_where_the_sets_are(tmp_path):
+    """Whatever the cards say."""
+    card = json.loads(CARDS[0].read_text()) | {"set": "../../x.pt", "dataset": "a](http://evil)|\nb"}
+    for name, content in (("set.json", json.dumps(card)), ("set.pt", "")):
+        files.write_text(files.make_folder(tmp_path / "MNIST") / name, content)
+    row = publish.page(tmp_path).splitlines()[-1]
+    assert "[set.pt](MNIST/set.pt)" in row and "x.pt" not in row and "\\| b" in row
 
 
 def test_what_cannot_be_evaluated_is_not_published(finished, tmp_path):

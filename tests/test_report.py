@@ -146,6 +146,48 @@ def test_unfinished_and_damaged_runs(result, tmp_path):
     assert not list(copy.glob("report*"))
 
 
+@pytest.mark.parametrize("change", [
+    {"dataset": "../mine"}, {"dataset": ["MNIST"]}, {"method": 3}, {"ipc": "many"}, {"ipc": True}, {"aug": "yes"},
+    {"device": "there"}, {"im_size": -3}, {"data_path": ["a"]}, {"data_path": ""}, {"eval_mode": "Z"}, {"model": "os"},
+    {"batch_train": 1e400}], ids=str)
+def test_options_that_no_run_has_are_one_line(change, result, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(result, copy, ignore=shutil.ignore_patterns("report*", "data", "*best*"))
+    path = copy / RUN / "options.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps(about | {"options": about["options"] | change}))
+    done = call_script("report.py", copy, expect=2)
+    line, = done.stderr.splitlines()
+    assert RUN in line and next(iter(change)) in line and not list(copy.glob("report*"))
+
+
+def test_folders_that_a_file_names_are_not_written_to(hostile, result, tmp_path):
+    """Nothing is downloaded to them, and no images are cached beside them."""
+    for run, place, dataset in ((hostile, "mine", "folder"), (result, "none", "MNIST")):
+        copy, there = tmp_path / run.name, tmp_path / f"there_{run.name}" / place
+        shutil.copytree(run, copy, ignore=shutil.ignore_patterns("report*", "data", "cache*", "*best*"))
+        there.parent.mkdir()
+        if dataset == "folder":
+            shutil.copytree(hostile / "mine", there)
+        options, = copy.glob("*/options.json")
+        about = json.loads(options.read_text())
+        options.write_text(json.dumps(about | {"options": about["options"] | {"data_path": str(there)}}))
+        before = sorted(there.parent.rglob("*"))
+        done = call_script("report.py", copy)
+        assert ("its files are not there" in done.stdout) == (dataset == "MNIST"), done.stdout
+        assert sorted(there.parent.rglob("*")) == before
+
+
+def test_a_size_that_is_not_the_sets_is_refused_before_the_data_are_brought_to_it(result, tmp_path, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(result, copy, ignore=shutil.ignore_patterns("report*", "data", "*best*"))
+    about = json.loads((copy / RUN / "options.json").read_text())
+    about["options"]["im_size"] = 1300
+    (copy / RUN / "options.json").write_text(json.dumps(about))
+    done = call_script("report.py", copy)
+    assert "--im_size 1300: " in done.stdout and "left out" in done.stdout
+
+
 def test_bad_input_is_one_line(tmp_path):
     for flags, named in [([tmp_path], "no run"), ([tmp_path / "none"], "none"), ([], "RESULT_FOLDER")]:
         done = call_script("report.py", *flags, expect=2)
@@ -171,9 +213,10 @@ def test_pictures_are_read_as_they_were_written(count, shape, tmp_path, monkeypa
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     pixels = torch.randint(256, (count, *shape)) / 255
     pictures.save_picture(tmp_path / "picture.png", pixels, min(3, count))
-    torch.testing.assert_close(pictures.load_picture(tmp_path / "picture.png", shape, min(3, count)), pixels)
+    torch.testing.assert_close(pictures.load_picture(tmp_path / "picture.png", shape, min(3, count), count),
+                               pixels)
     with pytest.raises(storage.UserError, match=re.escape("picture.png")):
-        pictures.load_picture(tmp_path / "picture.png", shape, 4)
+        pictures.load_picture(tmp_path / "picture.png", shape, 4, count)
 
 
 @pytest.mark.parametrize("changes, known", [({}, True), ({"Iteration": 0}, False), ({"method": "mine:loss"}, False)])

@@ -40,7 +40,7 @@ def left(folder):
         elif path.name == "options.json":
             found[name] = json.loads(path.read_text()) | {"command": None, "date": None}
         else:
-            found[name] = path.is_dir() or path.name == "checkpoint.pt" or path.read_bytes()
+            found[name] = path.is_dir() or path.name == "checkpoint.ckpt" or path.read_bytes()
     return found
 
 
@@ -70,7 +70,7 @@ def checkpoints(folder):
 
 def test_whole_run_is_worth_killing(whole):
     assert {path.split("/")[-1] for path in left(whole)} == {
-        RUN, "checkpoint.pt", "lock", "losses.jsonl", "metrics.jsonl", "options.json", f"res_{RUN}.pt",
+        RUN, "checkpoint.ckpt", "lock", "losses.jsonl", "metrics.jsonl", "options.json", f"res_{RUN}.pt",
         f"res_{RUN}_best.pt", *(f"vis_{RUN}_exp{e}_iter{i}.png" for e in (0, 1) for i in (2, 4))}
     lines = left(whole)[f"{RUN}/metrics.jsonl"]
     assert [(line["experiment"], line["iteration"]) for line in lines] == [(0, 2), (0, 4), (1, 2), (1, 4)]
@@ -88,7 +88,7 @@ def test_checkpoints_do_not_change_a_run(whole, tmp_path):
 
 
 @pytest.mark.parametrize("kind, nth", [
-    ("flush checkpoint_new.pt", 10), ("rename to checkpoint.pt", 11), ("flush metrics", 3),
+    ("flush checkpoint_new.ckpt", 10), ("rename to checkpoint.ckpt", 11), ("flush metrics", 3),
     ("flush res_.*_best.pt", 2), ("flush vis_", 3), ("step of evaluation", 5), ("pool training", 10)])
 def test_killed_run_ends_as_if_nothing_had_happened(whole, kind, nth, tmp_path):
     """Killed before the nth event of each kind; a file that is being written then is left half-written."""
@@ -127,8 +127,8 @@ def test_killed_compiled_run(precision, tmp_path):
 
 def test_killed_before_the_last_rename(whole, tmp_path):
     """Nothing is left to do but to give the last checkpoint its name."""
-    last = (whole / "events").read_text().splitlines().count("rename to checkpoint.pt")
-    children.run(tmp_path, *FLAGS, expect=-9, prepare=children.Events(children.kill, "rename to checkpoint.pt", last))
+    last = (whole / "events").read_text().splitlines().count("rename to checkpoint.ckpt")
+    children.run(tmp_path, *FLAGS, expect=-9, prepare=children.Events(children.kill, "rename to checkpoint.ckpt", last))
     assert (tmp_path / "result" / RUN / checkpoint.NEW).exists()
     children.run(tmp_path, *RESUME)
     assert left(tmp_path) == left(whole)
@@ -220,7 +220,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(whole, killed, damage, 
     last.write_bytes(damage(last.read_bytes()))
     child = children.run(tmp_path, *RESUME)
     note, = [line for line in child.output().splitlines() if line.startswith("note: ")]
-    assert "checkpoint.pt: damaged" in note and "the checkpoint before" in note
+    assert "checkpoint.ckpt: damaged" in note and "the checkpoint before" in note
     assert left(tmp_path) == left(whole)
 
 
@@ -235,12 +235,27 @@ def refused(tmp_path, *flags):
     return line
 
 
+def test_run_of_an_older_version_is_continued(whole, killed, tmp_path):
+    """Its checkpoints have other names, and lack options that came later."""
+    folder = copy(killed, tmp_path)
+    for name, earlier in zip(checkpoint.NAMES, checkpoint.EARLIER, strict=True):
+        if (folder / name).exists():
+            state = checkpoint.read(folder / name)
+            for option in ("net_start", "eval_start"):
+                del state["options"][option]
+            state["options"]["eval_mode"] = "SS"
+            (folder / earlier).write_bytes(b"".join(checkpoint.encode(state)))
+            (folder / name).unlink()
+    children.run(tmp_path, *RESUME)
+    assert left(tmp_path) == left(whole)
+
+
 def test_two_damaged_checkpoints_are_refused(killed, tmp_path):
     folder = copy(killed, tmp_path)
     for name in (checkpoint.LAST, checkpoint.PREVIOUS):
         (folder / name).write_bytes(b"damaged")
-    assert "checkpoint_previous.pt: damaged" in refused(tmp_path, *RESUME)
-    assert "checkpoint_previous.pt: damaged" in refused(tmp_path, *FLAGS, "--resume", folder / checkpoint.LAST)
+    assert "checkpoint_previous.ckpt: damaged" in refused(tmp_path, *RESUME)
+    assert "checkpoint_previous.ckpt: damaged" in refused(tmp_path, *FLAGS, "--resume", folder / checkpoint.LAST)
     assert "No such file" in refused(tmp_path, *FLAGS, "--resume", folder / "none.pt")
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 import formats
 from conftest import SHARED, needs_shared_data
 from utils import data
-from utils.data import image_files, sources
+from utils.data import class_order, image_files, sources
 from utils.data.normalisation import statistics
 from utils.system.errors import UserError
 
@@ -148,18 +148,81 @@ def test_real_tiny_imagenet_pictures_are_those_of_the_files(tmp_path):
 
 @pytest.mark.parametrize("name, folder, channels, size", [("CIFAR10", "cifar10", 3, 32), ("MNIST", "MNIST", 1, 28)])
 def test_image_folder_comes_before_the_published_files(name, folder, channels, size, tmp_path):
-    names = ["cat", "ant", "bee"]
+    names = class_order.NAMES[name][::-1]
     for split, count in (("train", 4), ("test", 2)):
-        images = formats.images_and_labels(3, count, size, channels)
+        images = formats.images_and_labels(10, count, size, channels)
         formats.write_class_folders(tmp_path / folder / split, *images, names)
-    linked = tmp_path / folder / "train" / "bee"
+    linked = tmp_path / folder / "train" / names[0]
     linked.symlink_to(linked.rename(tmp_path / "elsewhere"))
     loaded = data.load(name, tmp_path)
-    assert loaded.class_names == sorted(names) and loaded.images.shape == (12, channels, size, size)
-    images, labels = formats.images_and_labels(3, 4, size, channels)
-    places = np.array([sorted(names).index(name) for name in names])
-    assert torch.equal(by_label(loaded.images, loaded.labels), by_label(images, places[labels]))
-    assert data.load(name, tmp_path, im_size=16).images.shape == (12, channels, 16, 16)
+    assert loaded.class_names == names[::-1] and loaded.images.shape == (40, channels, size, size)
+    images, labels = formats.images_and_labels(10, 4, size, channels)
+    assert torch.equal(by_label(loaded.images, loaded.labels), by_label(images, 9 - labels))
+    assert data.load(name, tmp_path, im_size=16).images.shape == (40, channels, 16, 16)
+
+
+SPELLINGS = {
+    "names": ("FashionMNIST", ["tshirt", "Trousers", "pullover", "dress", "coat", "sandals", "SHIRT", "sneaker", "bags",
+                               "ankle_boot"]),
+    "names with signs": ("FashionMNIST", [*(name.replace("/", "_") for name in class_order.NAMES["FashionMNIST"])]),
+    "numbers": ("FashionMNIST", [f"class_{k}" for k in range(10)]),
+    "padded": ("CIFAR10", [f"{k:05}" for k in range(10)]),
+    "both": ("CIFAR10", [f"{k}_{name}" for k, name in enumerate(class_order.CIFAR10)]),
+    "usual names": ("CIFAR10", ["plane", "car", "birds", "cats", "deer", "dogs", "frog", "horse", "ship", "truck"]),
+    "words": ("MNIST", ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]),
+    "hundred numbers": ("CIFAR100", [str(k) for k in range(100)]),
+    "wnids": ("TinyImageNet", [f"n{wnid}" for wnid, _ in class_order._TINY]),
+    "200 names": ("TinyImageNet", [name.upper().replace(" ", "_") for _, name in class_order._TINY]),
+    "wnids of ten": ("CIFAR10", ["n02691156", "n02958343", "n01503061", "n02121620", "n02430045", "n02084071",
+                                 "n01639765", "n02374451", "n04194289", "n04490091"]),
+    "10 is 0": ("SVHN", ["10", *map(str, range(1, 10))]),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_folders_have_the_labels_of_the_published_order(spelling):
+    dataset, folders = SPELLINGS[spelling]
+    assert class_order.published(dataset, sorted(folders)) == {name: k for k, name in enumerate(folders)}
+
+
+@pytest.mark.parametrize("dataset", class_order.NAMES)
+def test_every_published_name_is_its_own_class(dataset):
+    names = class_order.NAMES[dataset]
+    assert list(class_order.published(dataset, names).values()) == list(range(len(names)))
+    assert len(names) == {"CIFAR100": 100, "TinyImageNet": 200}.get(dataset, 10)
+
+
+@pytest.mark.parametrize("change, named", [
+    ({"bag": "handbag"}, "handbag cannot be matched"), ({"bag": "shirts"}, "SHIRT, shirts are the same class"),
+    ({"bag": None}, "train/ has no images of Bag"), ({"bag": "8"}, "8 cannot be matched")])
+def test_folders_that_are_no_published_classes_are_refused_with_both_lists(change, named, tmp_path):
+    names = [change.get(name, name) for name in [*SPELLINGS["names"][1][:8], "bag", "boots"]]
+    images, labels = formats.images_and_labels(10, 1, 28, 1)
+    for part in ("train", "test"):
+        kept = [k for k, label in enumerate(labels) if names[label] is not None]
+        formats.write_class_folders(tmp_path / "fashionmnist" / part, images[kept], labels[kept],
+                                    [name if name else "" for name in names])
+    with pytest.raises(UserError, match=named) as refused:
+        data.load("FashionMNIST", tmp_path)
+    if "handbag" in named:
+        assert all(name in str(refused.value) for name in (*names, *class_order.NAMES["FashionMNIST"]))
+
+
+def test_train_and_test_folders_may_be_spelled_differently(tmp_path):
+    for part, count, names in (("train", 2, SPELLINGS["names"][1]), ("test", 3, [f"{k:02}" for k in range(10)])):
+        formats.write_class_folders(tmp_path / "FashionMNIST" / part,
+                                    *formats.images_and_labels(10, count, 28, 1, seed=count), names)
+    loaded = data.load("FashionMNIST", tmp_path)
+    assert loaded.class_names == class_order.NAMES["FashionMNIST"]
+    for images, labels, count in ((loaded.images, loaded.labels, 2), (loaded.test_images, loaded.test_labels, 3)):
+        assert torch.equal(by_label(images, labels), by_label(*formats.images_and_labels(10, count, 28, 1, seed=count)))
+
+
+@pytest.mark.parametrize("form", ["{}", "{:03}", "class {}", "n{:08}"])
+def test_numbers_sort_as_numbers_in_a_folder_of_ones_own(form, tmp_path):
+    names = [form.format(k) for k in range(12)]
+    formats.write_class_folders(tmp_path / "train", *formats.images_and_labels(12, 5, 8), names)
+    assert data.load("folder", tmp_path, im_size=8).class_names == names
 
 
 def test_second_start_reads_only_the_cache(tmp_path, monkeypatch):
@@ -192,7 +255,7 @@ def test_common_formats_sizes_and_modes(tmp_path):
     folder = tmp_path / "train" / "red"
     folder.mkdir(parents=True)
     red = Image.new("RGB", (50, 20), (200, 0, 0))
-    for suffix in ("png", "bmp", "tiff", "webp", "jpg", "ppm", "JPEG"):
+    for suffix in ("png", "bmp", "tiff", "webp", "jpg", "ppm", "JPEG", "gif", "jpe", "jfif"):
         red.save(folder / f"image.{suffix}", quality=100)
     for mode in ("RGBA", "P", "CMYK"):
         red.convert(mode, palette=Image.Palette.ADAPTIVE).save(folder / f"{mode}.tiff")
@@ -203,7 +266,7 @@ def test_common_formats_sizes_and_modes(tmp_path):
     (tmp_path / "train" / ".hidden" / "image.png").write_bytes(b"no image")
     tree = image_files.Tree(tmp_path)
     names, folders = image_files.images_by_folder(tree, "train/")
-    assert len(names) == 11 and set(folders) == {"red"}
+    assert len(names) == 14 and set(folders) == {"red"}
     warnings.simplefilter("error")  # pytest puts it back
     pixels = image_files.decode(tree, names, 3, 32)
     target = torch.tensor([200, 0, 0]).reshape(3, 1, 1)
@@ -272,11 +335,22 @@ def test_wrong_folders_are_one_line(tmp_path):
         (folder / "test").mkdir()
         first(folder).rename(folder / "test" / first(folder).name)
 
-    def called_val(folder):
-        formats.write_class_folders(folder / "val", *formats.images_and_labels(2, 5), ["a", "b"])
+    def several(folder):
+        for name in ("val", "dev"):
+            formats.write_class_folders(folder / name, *formats.images_and_labels(2, 5), ["a", "b"])
+
+    def empty_class(folder):
+        (folder / "train" / "c").mkdir()
+        (folder / "train" / "c" / "photo.heic").write_bytes(b"no image")
+
+    def of_one_colour(folder):
+        for path in folder.rglob("*.png"):
+            Image.new("RGB", (8, 8), (3, 4, 5)).save(path)
 
     assert "test/ has images, but not as test/<class>/" in bad_folder(tmp_path / "flat", flat_test)
-    assert "val/ has images, but not as test/<class>/" in bad_folder(tmp_path / "val", called_val)
+    assert "which of the folders dev, train, val" in bad_folder(tmp_path / "several", several)
+    assert "train/c has no images that are read" in bad_folder(tmp_path / "empty", empty_class)
+    assert "one and the same colour" in bad_folder(tmp_path / "constant", of_one_colour)
     assert "test/c" in bad_folder(tmp_path / "class", other_class)
     assert "too few" in bad_folder(tmp_path / "few", one_image_left)
     broken = bad_folder(tmp_path / "broken", lambda folder: first(folder).write_bytes(b"PNG"))
@@ -284,6 +358,77 @@ def test_wrong_folders_are_one_line(tmp_path):
     assert "deep.png" in bad_folder(tmp_path / "deep", sixteen_bits)
     with pytest.raises(UserError, match="no images in train/<class>/"):
         data.load("folder", tmp_path / "nothing")
+
+
+TEST_FOLDERS = ["testing", "Testing", "Val", "Valid", "Validation", "TEST", "test_set", "test_images", "dev",
+                "evaluation"]
+
+
+@pytest.mark.parametrize("train, test", [*(("train", name) for name in TEST_FOLDERS), ("Training", "Testing")])
+def test_folder_for_testing_under_another_name(train, test, tmp_path, capsys):
+    for part, count in ((train, 5), (test, 2)):
+        formats.write_class_folders(tmp_path / part, *formats.images_and_labels(3, count, 8), ["a", "b", "c"])
+    loaded = data.load("folder", tmp_path, im_size=8)
+    assert loaded.class_sizes == [5] * 3 and loaded.test_labels.bincount().tolist() == [2] * 3
+    assert f"the test images are those in {test}/" in capsys.readouterr().out
+
+
+def test_classes_without_train_folder_are_split(tmp_path):
+    formats.write_class_folders(tmp_path, *formats.images_and_labels(3, 10, 8), ["a", "b", "c"])
+    assert data.load("folder", tmp_path, im_size=8).class_sizes == [8] * 3
+
+
+def test_what_is_left_out_is_counted_and_leftovers_are_not(tmp_path, capsys):
+    for part, count in (("train", 5), ("test", 2), ("val", 3)):
+        formats.write_class_folders(tmp_path / part, *formats.images_and_labels(2, count, 8), ["a", "b"])
+    for name in ("train/.DS_Store", "train/a/._000.png", "train/__MACOSX/a/._001.png", "train/a/desktop.ini",
+                 "test/.ipynb_checkpoints/x.png", "train/a/Thumbs.db", "readme.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    for name in ("train/loose.png", "train/a/photo.heic", "train/a/b/c/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert data.load("folder", tmp_path, im_size=8).class_sizes == [5, 5]
+    line, = capsys.readouterr().out.splitlines()
+    assert "9 files are left out: 7 images outside" in line and "2 of types that are not read (.heic, .txt)" in line
+    for name in ("train/loose.png", "train/a/photo.heic", "train/a/b/c/notes.txt"):
+        (tmp_path / name).unlink()
+    for path in (tmp_path / "val").rglob("*.png"):
+        path.unlink()
+    data.load("folder", tmp_path, im_size=8)
+    assert capsys.readouterr().out == ""
+
+
+def test_classes_that_are_not_tested_are_named(tmp_path, capsys):
+    formats.write_class_folders(tmp_path / "train", *formats.images_and_labels(3, 5, 8), ["a", "b", "c"])
+    formats.write_class_folders(tmp_path / "test", *formats.images_and_labels(2, 5, 8), ["a", "b"])
+    assert data.load("folder", tmp_path, im_size=8).num_classes == 3
+    assert "no test images of c: 1 of 3 classes are not tested" in capsys.readouterr().out
+
+
+def test_class_names_that_look_alike_are_one(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    for part, names in (("train", [composed, "b"]), ("train", [decomposed, "b"]), ("test", [decomposed, "b"])):
+        images, labels = formats.images_and_labels(2, 3, 8)
+        formats.write_class_folders(tmp_path / part, images, labels, names)
+    loaded = data.load("folder", tmp_path, im_size=8)
+    assert loaded.class_names == ["b", composed] and loaded.class_sizes == [3, 6]
+    assert loaded.test_labels.bincount().tolist() == [3, 3]
+
+
+def test_damaged_images_are_all_named(tmp_path):
+    formats.write_class_folders(tmp_path / "train", *formats.images_and_labels(2, 10, 8), ["a", "b"])
+    paths = sorted((tmp_path / "train").rglob("*.png"))
+    for path, content in zip(paths, (b"", b"<html>404</html>", paths[2].read_bytes()[:60]), strict=False):
+        path.write_bytes(content)
+    with pytest.raises(UserError, match="3 images are wrong: ") as refused:
+        data.load("folder", tmp_path, im_size=8)
+    assert all(path.name in str(refused.value) for path in paths[:3])
+    for path in paths:
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="20 images are wrong: ") as refused:
+        data.load("folder", tmp_path, im_size=8)
+    assert str(refused.value).count(".png") == 10 and "\n" not in str(refused.value)
 
 
 def test_tiny_imagenet_as_the_published_script_reads_it(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from .system import distributed, files
+from .system import distributed, files, unpickle
 from .system.errors import UserError, is_out_of_memory, reason
 
 # Flags that leave the result as it is (but for rounding), so that they may change where a run is resumed.
@@ -20,7 +20,8 @@ FREE_ON_RESUME = ("data_path", "save_path", "device", "max_batch", "compile", "r
                   "tensorboard")
 
 # Newest first. The first is there only where a run was killed between the two renames of `write`.
-NAMES = NEW, LAST, PREVIOUS = "checkpoint_new.pt", "checkpoint.pt", "checkpoint_previous.pt"
+NAMES = NEW, LAST, PREVIOUS = "checkpoint_new.ckpt", "checkpoint.ckpt", "checkpoint_previous.ckpt"
+EARLIER = tuple(name.replace(".ckpt", ".pt") for name in NAMES)  # of older runs
 CONTENT = {"options": dict, "data": int, "experiment": int, "iteration": int, "seconds": float,
            "distillation": dict | None, "last": list, "best": list, "metrics": list, "losses": list}
 
@@ -33,6 +34,7 @@ def write(folder: Path, state: dict) -> None:
     """
     files.write_whole(folder / NEW, lambda file: file.writelines(encode(state)))
     settle(folder)
+    files.remove(folder, *EARLIER)
 
 
 @distributed.main_process_only
@@ -61,14 +63,14 @@ def header(content) -> bytes:
 def read(path: Path) -> dict:
     """A checkpoint, tensors on the CPU. Nothing in it is executed. UserError where it is missing or damaged."""
     try:
-        with path.open("rb") as file:
+        with files.open_regular(path) as file:
             first, content = file.read(len(header(b""))), io.BytesIO(file.read())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if first != header(content.getbuffer()):
         raise UserError(f"{path}: damaged, or not a checkpoint (its checksum does not match)")
     try:
-        state = torch.load(content, map_location="cpu", weights_only=True)
+        state = unpickle.load_torch(content)
     except Exception as error:  # whatever torch.load makes of bytes that someone forged
         raise UserError(f"{path}: not a checkpoint ({reason(error)})") from None
     if not isinstance(state, dict) or state.keys() != CONTENT.keys() or not all(
@@ -99,7 +101,7 @@ def find(folder: Path, resume: str | None, options: dict) -> dict | None:
     taken and a line says so. Options outside FREE_ON_RESUME must be those of the checkpoint, but for --num_exp, which
     may be any number that keeps the experiments with an evaluated set. Raises UserError.
     """
-    present = [folder / name for name in NAMES if (folder / name).exists()]
+    present = [folder / name for name in (*NAMES, *EARLIER) if (folder / name).exists()]
     if resume is None and present:
         _refuse_to_replace(folder, present[0], options)
     if resume is None or (resume == "auto" and not present):
@@ -108,7 +110,8 @@ def find(folder: Path, resume: str | None, options: dict) -> dict | None:
         path = Path(resume)
         if present and path.resolve().parent != folder.resolve():
             raise UserError(f"--resume {path}: {folder} has checkpoints of its own; choose another --save_path")
-        names = NAMES[NAMES.index(path.name):] if path.name in NAMES else [path.name]
+        known = next((names for names in (NAMES, EARLIER) if path.name in names), (path.name,))
+        names = known[known.index(path.name):]
         present = [path] + [path.with_name(name) for name in names[1:] if os.path.exists(path.with_name(name))]
     state, used = _newest_whole(present)
     experiments = max(len(state["last"]), options["num_exp"])  # more or fewer leave those that are there as they are
@@ -139,7 +142,7 @@ def _newest_whole(paths: list[Path]) -> tuple[dict, Path]:
             return read(path), path
         except UserError as error:
             if path == paths[-1]:
-                raise UserError(f"--resume: {error}; there is no older one: name another checkpoint.pt, or start anew "
+                raise UserError(f"--resume: {error}; there is no older one: name another one, or start anew "
                                 "with another --save_path") from None
             print(f"note: {error}; going on from the checkpoint before", flush=True)
 

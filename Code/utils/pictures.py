@@ -27,15 +27,18 @@ def grid(images: Tensor, per_row: int, gap: int, between: float = 0.0) -> Tensor
     return sheet if len(images) > 1 else F.pad(sheet, [gap] * 4, value=between)  # make_grid puts none around one image
 
 
-def load_picture(path: Path, shape: tuple[int, int, int], per_row: int) -> Tensor:
-    """The images (N, C, H, W) of shape (C, H, W), pixels in 0..1, of a picture that `save_picture` wrote.
+def load_picture(path: Path, shape: tuple[int, int, int], per_row: int, count: int) -> Tensor:
+    """The images (count, C, H, W), pixels in 0..1, of a picture that `save_picture` wrote.
 
     Raises UserError for a picture that is damaged or of another shape.
     """
     factor = _enlargement(shape[2])
     height, width = (factor * side + GAP for side in shape[1:])
     try:
-        with PngImageFile(path) as file:  # Image.open refuses very large ones
+        with files.open_regular(path) as opened, PngImageFile(opened) as file:  # Image.open refuses very large ones
+            expected = per_row * width + GAP, -(-count // per_row) * height + GAP
+            if file.size != expected:
+                raise ValueError(f"{file.width} x {file.height} pixels, not {expected[0]} x {expected[1]}")
             picture = pil_to_tensor(file.convert("RGB"))[:shape[0]].float() / 255
         rows = (picture.shape[1] - GAP) // height
         cells = picture[:, GAP:, GAP:].reshape(shape[0], rows, height, per_row, width)

@@ -12,7 +12,17 @@ from torch import Tensor
 
 from . import augment, checkpoint, evaluation, pictures, storage
 from .data import RealData
-from .run_files import circumstances, metrics_path, plain, run_folder, run_name, set_path
+from .run_files import (
+    best_path,
+    circumstances,
+    losses_path,
+    metrics_path,
+    options_path,
+    picture_path,
+    plain,
+    run_folder,
+    set_path,
+)
 from .summary import mean_and_std, percent
 from .system import distributed, files, logs, memory
 from .system.errors import UserError
@@ -49,12 +59,11 @@ class Record:
         self.options, self.data = options, data
         self.checksum = data.checksum()
         self.models = evaluation.models(options.eval_mode, options.model)
-        self.name = run_name(options)
         self.folder = files.make_folder(run_folder(options))
         self.set_path = set_path(self.folder)
-        self.best_path = options.save_path / f"res_{self.name}_best.pt"
+        self.best_path = best_path(self.folder)
         self.metrics_path = metrics_path(self.folder)
-        self.losses_path = self.folder / "losses.jsonl"
+        self.losses_path = losses_path(self.folder)
         self.last: list[EvaluatedSet] = []
         self.best: list[EvaluatedSet] = []
         self.metrics: list[dict] = []
@@ -69,7 +78,7 @@ class Record:
 
     def begin(self, state: dict | None) -> None:
         """Makes the folder ready for a new run, or puts it back to where the checkpoint `state` was written."""
-        results = self.set_path.name, self.best_path.name, f"vis_{self.name}_exp*_iter*.png"
+        results = self.set_path.name, self.best_path.name, picture_path(self.folder, "*", "*").name
         if state:
             if state["data"] != self.checksum:
                 raise UserError(f"--data_path {self.options.data_path}: its images are not those that the run began "
@@ -81,11 +90,11 @@ class Record:
             print(f"resumed: {state['experiment']} of {self.options.num_exp} experiments are finished, the next is at "
                   f"iteration {state['iteration']}", flush=True)
         else:
-            files.remove(self.folder, *checkpoint.NAMES)
+            files.remove(self.folder, *checkpoint.NAMES, *checkpoint.EARLIER)
             files.remove(self.options.save_path, *results)
         files.remove_temporary(self.folder, "*")
         files.remove_temporary(self.options.save_path, *results)
-        files.write_json(self.folder / "options.json", {
+        files.write_json(options_path(self.folder), {
             **circumstances(self.data.device), "options": self.saved_options, "versions": self.versions})
         files.write_json_lines(self.metrics_path, self.metrics)
         files.write_json_lines(self.losses_path, self.losses)
@@ -192,7 +201,7 @@ class Record:
         }
 
     def picture_path(self, experiment: int, iteration: int) -> Path:
-        return self.options.save_path / f"vis_{self.name}_exp{experiment}_iter{iteration}.png"
+        return picture_path(self.folder, experiment, iteration)
 
     def end(self) -> None:
         """Drops the checkpoint before the last, and prints the result, the best beside it, and where the files are."""

@@ -1,4 +1,7 @@
-"""What a run leaves is called: the names of its files, and what options.json says of it."""
+"""The names of the files that a run leaves, and what options.json says of it.
+
+A run has a folder of its own below --save_path. Its sets and pictures lie beside that folder, under the same name.
+"""
 
 import sys
 import time
@@ -10,33 +13,53 @@ from .system import device
 
 
 def in_file_names(method: str) -> str:
-    """A method as names of files have it; not all systems take the colon of one's own."""
+    """A method as it stands in names of files: not all systems take the colon of module:function."""
     return method.replace(":", ".")
 
 
 def run_name(options) -> str:
-    """What the files of a run are called by."""
+    """The name of a run of these options: that of its folder, and part of the names of its files."""
     return f"{in_file_names(options.method)}_{options.dataset}_{options.model}_{options.ipc}ipc"
 
 
 def run_folder(options) -> Path:
-    """The folder with the records of a run."""
+    """The folder of a run of these options."""
     return options.save_path / run_name(options)
 
 
-def set_path(records: Path) -> Path:
-    """The set of the run whose records are in this folder."""
-    return records.with_name(f"res_{records.name}.pt")
+def set_path(folder: Path) -> Path:
+    """The set that the run of this folder leaves."""
+    return folder.with_name(f"res_{folder.name}.pt")
 
 
-def metrics_path(records: Path) -> Path:
-    """The accuracies of the run whose records are in this folder, a line for each network of each evaluation."""
-    return records / "metrics.jsonl"
+def best_path(folder: Path) -> Path:
+    """The set of the run that did best on the test images."""
+    return folder.with_name(f"res_{folder.name}_best.pt")
 
 
-def records_of(path: Path) -> Path:
-    """The folder with the records of the run that made this set."""
+def folder_of(path: Path) -> Path:
+    """The folder of the run that left this set."""
     return path.with_name(path.stem.removeprefix("res_"))
+
+
+def picture_path(folder: Path, experiment: int | str, iteration: int | str) -> Path:
+    """The picture of a set; "*" in place of a number makes a pattern for `Path.glob`."""
+    return folder.with_name(f"vis_{folder.name}_exp{experiment}_iter{iteration}.png")
+
+
+def options_path(folder: Path) -> Path:
+    """Command, options, versions, machine and date."""
+    return folder / "options.json"
+
+
+def metrics_path(folder: Path) -> Path:
+    """Accuracies: a line for each network at each evaluation."""
+    return folder / "metrics.jsonl"
+
+
+def losses_path(folder: Path) -> Path:
+    """Loss terms: a line for each of some 200 iterations."""
+    return folder / "losses.jsonl"
 
 
 def is_finished(iterations: list[int], options: dict) -> bool:
@@ -50,5 +73,5 @@ def plain(options) -> dict:
 
 
 def circumstances(of: torch.device) -> dict[str, str | list[str]]:
-    """What a figure needs beside it: the command, the machine and the date."""
+    """What a measured figure needs beside it: the command, the machine and the date."""
     return {"command": sys.argv, "machine": device.describe(of), "date": time.strftime("%Y-%m-%d")}

@@ -7,10 +7,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import augment
+from . import augment, foreign_sets
 from .data.normalisation import Whitening, per_channel, to_pixels
 from .system import files, unpickle
 from .system.errors import UserError, reason
+
+# What the meta of our sets holds, where it does.
+META_LISTS = {"class_names": str, "iteration": int}
+META = {"method": str, "dataset": str, "model": str, "chosen": str, "ipc": int, "seed": int, "options": dict,
+        "version": dict, **dict.fromkeys(META_LISTS, list)}
 
 
 def save(path: Path, record: dict) -> None:
@@ -20,68 +25,85 @@ def save(path: Path, record: dict) -> None:
     files.write_whole(path, lambda file: file.write(content.getbuffer()))
 
 
-def load(path: str | Path) -> dict:
+def load(path: str | Path, labels: str | Path | None = None, raw: bool = False) -> dict:
     """Reads the whole record of a saved set: `data`, `accs_all_exps` and `meta`, tensors on the CPU.
 
-    Reads our sets, .pt files in the form of DM and IDM, and published .pkl checkpoints; what those lack
-    (`accs_all_exps`, `meta`) is empty. Nothing in the file is executed. Raises UserError for a file that
-    is missing, damaged or no set.
+    Reads our sets and those of other projects (foreign_sets.FORMS); what those lack (`accs_all_exps`, `meta`) is
+    empty, `kinds` says what their parts were taken for, and soft labels are probabilities under `soft_labels`.
+    labels: the file of a set's labels, where they are in another. raw: images of others may be pixels, too, as
+    they are in the file. Nothing in the file is executed. Raises UserError for a file that is missing, damaged
+    or no set.
     """
     path = Path(path)
     try:
-        return _checked(_read(path))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; name a saved set") from None
+        return _checked(_read_parts(path, labels), raw)
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename or path}: no such file; name a saved set") from None
     except Exception as error:  # torch and pickle raise many kinds
-        why = reason(error)
+        why, advice = reason(error), "name a set that a run saved, or make it again"
         if why.startswith("Weights only"):
             why = "it is damaged, or holds more than tensors and plain values, which could run code"
-        elif why.startswith(("EOFError", "PytorchStreamReader", "[Errno 22]")):  # of torch.load
+        elif why.startswith(("EOFError", "PytorchStreamReader", "[Errno 22]", "File is not a zip")):  # of torch.load
             why = "it is damaged or incomplete"
-        raise UserError(f"{path}: not a readable synthetic set ({why}); name a set that a run saved, or make "
-                        "it again") from None
+        elif isinstance(error, ValueError):
+            advice = f"name one of these forms: {foreign_sets.FORMS}"
+        raise UserError(f"{path}: not a readable synthetic set ({why}); {advice}") from None
+
+
+def _read_parts(path: Path, labels: str | Path | None) -> dict:
+    """The record of a set, from its file, or from those of its images, labels and learning rate."""
+    found = foreign_sets.parts(path) if path.is_dir() else {"images": path}
+    if labels:
+        found["labels"] = Path(labels)
+    content = {kind: _read(part) for kind, part in found.items()}
+    record = foreign_sets.record(content["images"], content.get("labels"))
+    if "lr" in content:
+        record["meta"] = {"options": {"lr_net": float(f"{float(content['lr']):.7g}")}}
+    return record
 
 
 def _read(path: Path):
-    with path.open("rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals(unpickle.NUMPY_SCALARS):
+    if path.suffix.lower() in (".npz", ".npy"):
+        return foreign_sets.arrays(path)
+    with files.open_regular(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of what it is about to refuse
-        if path.suffix.lower() == ".pkl":
-            return {"data": [unpickle.load(file)]}
-        return torch.load(file, map_location="cpu", weights_only=True)
+        if path.suffix.lower() in (".pkl", ".pickle"):
+            return unpickle.load(file)
+        return unpickle.load_torch(file)
 
 
-def _checked(record) -> dict:
+def _checked(record: dict, raw: bool = False) -> dict:
     """A record with all its keys, or ValueError where it is no synthetic set."""
-    if not isinstance(record, dict) or not isinstance(record.get("data"), list) or not record["data"]:
-        raise ValueError("it has no `data`")
-    meta, pairs = dict(record.get("meta", {})), []
-    for pair in record["data"]:
-        images, labels = (torch.as_tensor(part).detach() for part in pair)
-        if "packed" in meta:
-            images = _unpacked(images, **meta["packed"])
-        if not images.is_floating_point():
+    meta = dict(record.get("meta", {}))
+    pairs = [foreign_sets.pair(*pair) for pair in record.get("codes") or record["data"]]
+    if "packed" in meta:
+        pairs = [pair._replace(images=_unpacked(pair.images, **meta["packed"])) for pair in pairs]
+    for images, *_ in pairs:
+        if not raw and not images.is_floating_point():
             raise ValueError(f"its images are {images.dtype}, not normalised floats")
-        if images.dim() != 4 or labels.shape != images.shape[:1] or labels.is_floating_point() or not len(labels):
-            raise ValueError(f"images {tuple(images.shape)} with labels {tuple(labels.shape)} of {labels.dtype}")
-        if not images.isfinite().all():
-            raise ValueError("its images have values that are not finite")
-        pairs.append([images.float(), labels.long()])
     meta.pop("packed", None)
-    if meta.get("formation", 1) not in (1, 2) or not isinstance(meta.get("options", {}), dict):
+    if meta.get("formation", 1) not in (1, 2) or not all(
+            type(meta[name]) is kind for name, kind in META.items() if name in meta) or not all(
+            type(value) is kind for name, kind in META_LISTS.items() for value in meta.get(name, [])):
         raise ValueError("its `meta` is damaged")
-    image = pairs[0][0][:1]
+    image = pairs[0].images[:1].float()
     if "mean" in meta and pixels(image, meta).shape != image.shape:
         raise ValueError("its mean and std are not of its channels")
     if meta.get("zca") and not whitening(meta)(image).isfinite().all():
         raise ValueError("its whitening has values that are not finite")
     accuracies = {name: [float(value) for value in values] for name, values in record.get("accs_all_exps", {}).items()}
-    checked = {"data": pairs, "accs_all_exps": accuracies, "meta": meta}
+    checked = {"data": [[pair.images if raw else pair.images.float(), pair.labels] for pair in pairs],
+               "accs_all_exps": accuracies, "meta": meta, "kinds": [pair.kind for pair in pairs]}
     if "soft_labels" in record:
         checked["soft_labels"] = record["soft_labels"]
-        for soft, (_, labels) in zip(record["soft_labels"], pairs, strict=True):
+        for soft, (_, labels) in zip(record["soft_labels"], checked["data"], strict=True):
             right = (len(labels) * meta.get("formation", 1) ** 2, len(meta["class_names"]))
             if soft.shape != right or not soft.is_floating_point() or not soft.isfinite().all():
                 raise ValueError(f"soft labels {tuple(soft.shape)} of {soft.dtype}, not {right} of floats")
+    elif all(pair.soft is not None for pair in pairs):
+        checked["soft_labels"] = [pair.soft for pair in pairs]
     return checked
 
 
@@ -89,14 +111,16 @@ def packed(record: dict) -> dict:
     """The record with its images in 8 bits, a quarter of the size; `load` gives them back as float32.
 
     Each channel is spread from its lowest to its highest value over 0..255, so nothing is clipped, and a
-    value moves by at most half a step. `meta["packed"]` has low and step of each channel.
+    value moves by at most half a step. `meta["packed"]` has low and step of each channel. They stand under `codes`
+    in place of `data`, so that other readers fail instead of training on them; older files have them under `data`.
     """
     every = torch.cat([images for images, _ in record["data"]])
     low, high = (extreme(dim=(0, 2, 3), keepdim=True) for extreme in (every.amin, every.amax))
     step = ((high - low) / 255).clamp(min=torch.finfo(torch.float32).tiny)
     pairs = [[((images - low) / step).round().to(torch.uint8), labels] for images, labels in record["data"]]
     scale = {"low": low.flatten().tolist(), "step": step.flatten().tolist()}
-    return record | {"data": pairs, "meta": record["meta"] | {"packed": scale}}
+    rest = {name: value for name, value in record.items() if name not in ("data", "kinds")}
+    return {"codes": pairs, **rest, "meta": record["meta"] | {"packed": scale}}
 
 
 def _unpacked(images: Tensor, low: list[float], step: list[float]) -> Tensor:
@@ -120,7 +144,8 @@ def ready(record: dict, formation: int = 1) -> list[tuple[Tensor, Tensor]]:
     """What networks are trained on, for each experiment of a loaded record: as `load_synthetic` returns it."""
     sets = [expand(*pair, record["meta"].get("formation", formation)) for pair in record["data"]]
     soft = record.get("soft_labels", [labels for _, labels in sets])
-    return [(images, labels) for (images, _), labels in zip(sets, soft, strict=True)]
+    return [(images, labels if len(labels) == len(images) else labels.repeat(formation**2, 1))  # of stored images
+            for (images, _), labels in zip(sets, soft, strict=True)]
 
 
 def pixels(images: Tensor, meta: dict) -> Tensor:

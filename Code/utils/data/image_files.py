@@ -1,5 +1,6 @@
 """Image files, in a folder or a zip: which there are, of which class, and their pixels, cached as one uint8 file."""
 
+import contextvars
 import hashlib
 import io
 import os
@@ -16,12 +17,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ..system import files, logs
+from ..system import files, logs, unpickle
 from ..system.errors import UserError, reason
+from . import class_order
 
 ANEW = "unpack or download tiny-imagenet-200.zip again, whose layout is to stay as published"
-LIKE_TEST = {"test", "Test", "val", "valid", "validation"}  # folders that someone means for testing
+LIKE_TRAIN = {"train", "training", "train_set", "trainset", "train_images", "training_set"}  # without capitals
+SUFFIXES = (*IMG_EXTENSIONS, ".jfif", ".jpe", ".gif")
+LEFT_BY_SYSTEMS = {"Thumbs.db", "desktop.ini", "Icon\r", "ehthumbs.db"}
+SAID = 10  # of files that are wrong, the first ones are named
 FILES_PER_WORKER = 1000  # a decoding process costs as much as decoding about this many small images
+READ_ONLY = contextvars.ContextVar("READ_ONLY", default=False)  # whether the folder of the data is another's
+MOST_FILE_BYTES, MOST_PIXELS = 2**28, 50_000_000  # of one file, before it is decoded
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # of the documented names; others start programs
 BATCH_BYTES = 2**20  # of pixels that a decoding process hands over at once
 
 
@@ -35,6 +43,7 @@ class Tree:
         self.root = root
         self._zip = None
         self._members = {}
+        self.folders = set()
         self.stamps = self._zip_stamps() if root.is_file() else self._folder_stamps()
 
     def _folder_stamps(self) -> dict[str, tuple]:
@@ -45,6 +54,7 @@ class Tree:
 
         walk = os.walk(self.root, onerror=refuse, followlinks=True) if self.root.exists() else ()
         for folder, _, names in walk:
+            self.folders.add(Path(folder).relative_to(self.root).as_posix())
             for name in names:
                 path = Path(folder, name)
                 try:
@@ -66,8 +76,11 @@ class Tree:
         return {name: stamps[member] for name, member in self._members.items()}
 
     def read(self, name: str) -> bytes:
+        if self.stamps.get(name, (0,))[0] > MOST_FILE_BYTES:
+            raise ValueError(f"larger than {MOST_FILE_BYTES >> 20} MiB")
         if self.root.is_dir():
-            return (self.root / name).read_bytes()
+            with files.open_regular(self.root / name) as file:
+                return file.read(MOST_FILE_BYTES)
         if self._zip is None:
             self._zip = zipfile.ZipFile(self.root)
         return self._zip.read(self._members[name])
@@ -92,32 +105,111 @@ class Listing:
             raise UserError("no images in train/<class>/")
 
 
+def _is_visible(name: str) -> bool:
+    """Not hidden, and not what macOS and Windows leave behind."""
+    parts = name.split("/")
+    return not any(part.startswith(".") or part == "__MACOSX" for part in parts) and parts[-1] not in LEFT_BY_SYSTEMS
+
+
 def _is_image(name: str) -> bool:
-    hidden = "/." in f"/{name}"
-    return name.lower().endswith(IMG_EXTENSIONS) and not hidden
+    return name.lower().endswith(SUFFIXES) and _is_visible(name)
 
 
 def images_by_folder(tree: Tree, below: str = "") -> tuple[list[str], list[str]]:
-    """Names of the images in <below><class>/**, sorted, and the class folder of each."""
+    """Names of the images in <below><class>/**, sorted, and the class folder of each, in one form of Unicode."""
     names = [name for name in sorted(tree.stamps) if name.startswith(below) and _is_image(name)]
-    found = [(name, name[len(below):].split("/")[0]) for name in names if "/" in name[len(below):]]
+    found = [(name, class_order.composed(name[len(below):].split("/")[0])) for name in names
+             if "/" in name[len(below):]]
     return [name for name, _ in found], [folder for _, folder in found]
 
 
-def list_classes(tree: Tree) -> Listing:
-    """{train,test}/<class>/**/<image>, classes in the order of their names; there may be no test folder."""
-    (train, train_folders), (test, test_folders) = (images_by_folder(tree, below) for below in ("train/", "test/"))
-    classes = sorted(set(train_folders))
-    index = {name: k for k, name in enumerate(classes)}
-    unknown = sorted(set(test_folders) - set(classes))
-    if unknown:
-        raise UserError(f"test/{unknown[0]} has no images in train/{unknown[0]}")
-    unused = sorted({name.split("/")[0] for name in tree.stamps if _is_image(name)} & LIKE_TEST)
-    if unused and not test:
-        raise UserError(f"{unused[0]}/ has images, but not as test/<class>/; make it so, or remove it")
+def find_splits(tree: Tree) -> tuple[str, str | None]:
+    """Where train and test images are: "train/" and "test/", or what they are called; UserError if that is not clear.
+
+    Where there is no such folder, "" is that of all classes, and None stands for no test images.
+    """
+    tops = sorted({name.split("/")[0] for name in tree.stamps if "/" in name and _is_image(name)})
+    train = [top for top in tops if top == "train"] or [top for top in tops if top.casefold() in LIKE_TRAIN]
+    others = [top for top in tops if top not in train]
+    if not train:
+        if len(others) < 2 or any(_is_like_test(top) for top in others):
+            where = f", but in {class_order.listed(others)}" if others else ""
+            raise UserError(f"no images in train/<class>/{where}")
+        return "", None
+    test = ([top for top in others if top == "test"] or [top for top in others if top.casefold().startswith("test")]
+            or others)
+    if len(train) > 1 or len(test) > 1:
+        raise UserError(f"which of the folders {class_order.listed(tops)} are for training and testing is not clear; "
+                        "call them train and test")
+    return f"{train[0]}/", f"{test[0]}/" if test else None
+
+
+def _is_like_test(name: str) -> bool:
+    return name.casefold().startswith(("test", "val", "eval")) or name.casefold() == "dev"
+
+
+def say_what_is_left_out(tree: Tree, used: list[str], below: tuple[str, ...]) -> None:
+    """A line with the counts of visible files below these folders, and of images anywhere, that are not read."""
+    left = sorted(name for name in tree.stamps.keys() - set(used) if _is_image(name) or (
+        _is_visible(name) and name.startswith(below) and "/" in name))
+    if not left:
+        return
+    images = [name for name in left if _is_image(name)]
+    kinds = sorted({PurePosixPath(name).suffix or "no suffix" for name in left if not _is_image(name)})
+    counts = [f"{len(images)} images outside of class folders or in folders that are not used"] if images else []
+    if kinds:
+        counts += [f"{len(left) - len(images)} of types that are not read ({class_order.listed(kinds, 5)})"]
+    print(f"{tree.root.name}: {len(left)} files are left out: {', '.join(counts)}; such as {left[0]}", flush=True)
+
+
+def _refuse_empty_classes(tree: Tree, below: str, classes: list[str]) -> None:
+    """UserError for class folders that have no image that is read."""
+    folders = {folder[len(below):] for folder in tree.folders if folder.startswith(below) and _is_visible(folder)}
+    empty = sorted({class_order.composed(name) for name in folders if name not in ("", ".") and "/" not in name}
+                   - set(classes))
+    if empty:
+        raise UserError(f"{below}{empty[0]} has no images that are read ({len(empty)} such class folders); add images "
+                        "(PNG, JPEG, WebP, TIFF, BMP, GIF), or remove the folder")
+
+
+def list_classes(tree: Tree, dataset: str | None = None) -> Listing:
+    """<train>/<class>/**/<image> and <test>/<class>/**/<image>; there may be no test folder.
+
+    Labels are those of the published data set of this name, or else follow the names of the folders. What is not
+    read is printed.
+    """
+    below, test_below = find_splits(tree)
+    (train, train_folders), (test, test_folders) = (images_by_folder(tree, below), ([], []) if test_below is None
+                                                    else images_by_folder(tree, test_below))
+    classes = class_order.own(sorted(set(train_folders)))
+    if test_below and not test:
+        raise UserError(f"{test_below} has images, but not as {test_below}<class>/; make it so, or remove it")
+    if not train:
+        raise UserError(f"no images in {below}<class>/; sort the images into a folder for each class")
+    _refuse_empty_classes(tree, below, classes)
+    if dataset:
+        index, test_index, names = _published_labels(dataset, classes, sorted(set(test_folders)))
+    else:
+        index = test_index = {name: k for k, name in enumerate(classes)}
+        unknown = sorted(set(test_folders) - set(classes))
+        if unknown:
+            raise UserError(f"{test_below}{unknown[0]} has no images in {below}{unknown[0]}")
+        names = [os.fsencode(name).decode(errors="replace") for name in classes]
+    if test and test_below != "test/":
+        print(f"{tree.root.name}: the test images are those in {test_below}", flush=True)
+    say_what_is_left_out(tree, train + test, (below, test_below) if test_below else (below,))
     return Listing([(name, index[folder]) for name, folder in zip(train, train_folders, strict=True)],
-                   [(name, index[folder]) for name, folder in zip(test, test_folders, strict=True)],
-                   [os.fsencode(name).decode(errors="replace") for name in classes])
+                   [(name, test_index[folder]) for name, folder in zip(test, test_folders, strict=True)], names)
+
+
+def _published_labels(dataset: str, train: list[str], test: list[str]) -> tuple[dict, dict, list[str]]:
+    """The labels of train and test folders, and the names of the classes; UserError where train lacks a class."""
+    names, labels = class_order.NAMES[dataset], [class_order.published(dataset, folders) for folders in (train, test)]
+    lacks = [name for k, name in enumerate(names) if train and k not in labels[0].values()]
+    if lacks:
+        raise UserError(f"train/ has no images of {class_order.listed(lacks)}, which are classes of {dataset}; add "
+                        "them, or take BACON_folder.py for some of the classes")
+    return *labels, names
 
 
 def list_tiny_imagenet(tree: Tree) -> Listing:
@@ -155,8 +247,12 @@ class _Images(Dataset):
 
     def __getitem__(self, k: int) -> tuple[np.ndarray, str]:
         try:
-            with warnings.catch_warnings(), Image.open(io.BytesIO(self.tree.read(self.names[k]))) as image:
-                warnings.simplefilter("ignore")  # Pillow warns of transparency that is lost
+            # Pillow warns of transparency that is lost
+            content = io.BytesIO(self.tree.read(self.names[k]))
+            with warnings.catch_warnings(action="ignore"), Image.open(content, formats=FORMATS) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    return self.broken, (f"{self.names[k]} has {image.width} x {image.height} pixels, more than "
+                                         f"{MOST_PIXELS:,}; make it smaller")
                 if image.mode.startswith(("I", "F")):
                     return self.broken, f"{self.names[k]} has more than 8 bits a channel; convert it to 8"
                 image = ImageOps.exif_transpose(image).convert(self.mode)
@@ -186,34 +282,44 @@ def decode(tree: Tree, names: list[str], channels: int, size: int) -> Tensor:
     tree.close()
     loader = DataLoader(_Images(tree, names, channels, size), batch_size=max(1, BATCH_BYTES // (channels * size**2)),
                         num_workers=workers, collate_fn=_stack)
-    done = 0
+    done, wrong = 0, []
     with logs.Progress("decoding images", len(names), unit="image") as progress:
         for images, problems in loader:
-            problem = next(filter(None, problems), None)
-            if problem:
-                raise UserError(problem)
+            wrong += filter(None, problems)
             pixels[done:done + len(images)] = torch.from_numpy(images)
             done += len(images)
             progress.update(steps=len(images))
+    if len(wrong) > 1:
+        shown = ", ".join(problem.split(";")[0] for problem in wrong[:SAID])
+        raise UserError(f"{len(wrong)} images are wrong: {shown}{', ...' if len(wrong) > SAID else ''}; replace or "
+                        "remove them")
+    if wrong:
+        raise UserError(wrong[0])
     return pixels
 
 
 def load_cached(tree: Tree, listing: Listing, channels: int, size: int, cache: Path) -> tuple[Tensor, Tensor]:
     """Pixels of the train and test images, from the cache file where it was made from these very files.
 
-    Files are told by their names, sizes and dates. The cached pixels are mapped into memory, not copied.
+    Files are told by their names, sizes and dates. The cached pixels are mapped into memory, not copied. A cache that
+    belongs to none of this user, root and the owner of the images is made anew.
     Damage inside them is not looked for. Where the cache cannot be written, a line says so.
     """
     names = [[name for name, _ in split] for split in (listing.train, listing.test)]
     stamps = [(name, tree.stamps[name]) for split in names for name in split]
     key = hashlib.sha256(repr((channels, size, stamps)).encode()).hexdigest()
     try:
-        cached = torch.load(cache, weights_only=True, mmap=True)
-        if cached["key"] == key:
+        cached = unpickle.load_torch(cache, mmap=True)
+        owners = {os.getuid(), 0, tree.root.stat().st_uid}  # another's cache in a shared folder would choose the pixels
+        whole = all(cached[part].dtype == torch.uint8 and cached[part].shape == (len(split), channels, size, size)
+                    for part, split in zip(("train", "test"), names, strict=True))
+        if cached["key"] == key and whole and cache.stat().st_uid in owners:
             return cached["train"], cached["test"]
     except Exception:  # no cache or a damaged one: it is made anew
         pass
     train, test = (decode(tree, split, channels, size) for split in names)
+    if READ_ONLY.get():
+        return train, test
     try:
         files.write_whole(cache, lambda file: torch.save({"key": key, "train": train, "test": test}, file))
     except (UserError, RuntimeError):  # torch.save turns what the system refuses into RuntimeError

@@ -67,11 +67,14 @@ class RealData:
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 (..., C, H, W) -> normalised images of type `dtype`."""
-        pixels = images.to(self.dtype).div_(255)
+        return self.normalise_pixels(images.to(self.dtype).div_(255))
+
+    def normalise_pixels(self, pixels: Tensor) -> Tensor:
+        """Pixels in 0..1 (..., C, H, W), which are changed in place -> normalised images."""
         normalised = pixels.sub_(per_channel(self.mean, pixels)).div_(per_channel(self.std, pixels))
         if self.whitening is None:
             return normalised
-        return self.whitening(normalised.reshape(-1, *self.image_shape)).reshape(images.shape)
+        return self.whitening(normalised.reshape(-1, *self.image_shape)).reshape(pixels.shape)
 
     def pixels(self, images: Tensor) -> Tensor:
         """Normalised images (N, C, H, W) -> pixels in 0..1, clipped, as for a picture."""
@@ -116,6 +119,9 @@ def load(name: str, data_path: str | Path, device: torch.device | str = "cpu", i
             raise UserError(f"--data_path {data_path}: too few images to keep a fifth of each class for testing; add "
                             "images, or a test folder") from None
         print(f"no test images: split into {len(arrays.labels)} training and {len(arrays.test_labels)} test images")
+    if all((part == arrays.images[:1, :, :1, :1]).all() for part in arrays.images.split(1000)):
+        raise UserError(f"--data_path {data_path}: all training images are one and the same colour; bring others")
+    sources.say_untested(arrays)
     channels = arrays.images.shape[1]
     if zca:  # whitening centres and scales by itself
         mean, std = (0.0,) * channels, (1.0,) * channels

@@ -2,9 +2,11 @@
 
 import contextlib
 import io
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +18,13 @@ import torchvision
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from ..system import unpickle
+from ..system import files, unpickle
 from ..system.errors import UserError, is_out_of_memory, reason
 from . import image_files
+from .class_order import listed
 
 TINY_TENSORS = "tinyimagenet.pt"
+SVHN_MOST = 100_000  # images; published are 73,257 for training
 
 
 class Arrays(NamedTuple):
@@ -40,6 +44,16 @@ class Arrays(NamedTuple):
             if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.class_names):
                 raise ValueError(f"labels {labels.unique().tolist()} in {len(self.class_names)} classes")
         return self
+
+
+@contextlib.contextmanager
+def reading_only(only: bool = True):
+    """Around reading from a folder that a file names: nothing is downloaded to it or cached there."""
+    token = image_files.READ_ONLY.set(only)
+    try:
+        yield
+    finally:
+        image_files.READ_ONLY.reset(token)
 
 
 @dataclass(frozen=True)
@@ -65,7 +79,8 @@ class Source:
         """
         try:
             folder = _folder_named(data_path, name) if self.mean else None
-            arrays = (_override(folder, size, len(self.mean)) if folder else self._published(data_path, size)).checked()
+            arrays = (_override(folder, name, size, len(self.mean)) if folder
+                      else self._published(data_path, size)).checked()
         except UserError as error:
             raise UserError(f"--data_path {data_path}: {error}") from None
         except PermissionError as error:
@@ -77,13 +92,23 @@ class Source:
             raise UserError(f"--data_path {data_path}: cannot load {name} ({reason(error)}); put the whole, undamaged "
                             f"files {', '.join(self.files)} there, or delete those that are damaged and connect to "
                             "the internet, from where missing ones come") from None
-        if arrays.images.shape[-1] == size:
+        channels, *sides = arrays.images.shape[1:]
+        if sides not in ([size, size], [self.size, self.size]) or (self.mean and channels != len(self.mean)):
+            raise UserError(f"--data_path {data_path}: {name} has images {tuple(arrays.images.shape[1:])}, not of "
+                            f"{self.size}x{self.size} pixels; put the published files there")
+        if sides == [size, size]:
             return arrays
         return arrays._replace(images=resize(arrays.images, [size, size]),
                                test_images=resize(arrays.test_images, [size, size]))
 
     def _published(self, data_path: Path, size: int) -> Arrays:
+        odd = next((data_path / file for file in self.files
+                    if os.path.exists(data_path / file) and not (data_path / file).is_file()), None)
+        if odd and self.mean:
+            raise UserError(f"{odd}: not a regular file; remove it")
         if self.download and not all((data_path / file).is_file() for file in self.files):
+            if image_files.READ_ONLY.get():
+                raise UserError("its files are not there; name a --data_path, to which missing ones are downloaded")
             folders = {folder for file in self.files for folder in (data_path / file).parents}
             missing = [folder for folder in folders if not folder.exists()]
             try:
@@ -101,7 +126,9 @@ def _folder_named(data_path: Path, name: str) -> Path | None:
     if not data_path.is_dir():
         return None
     return next((path for path in sorted(data_path.iterdir())
-                 if path.name.lower() == name.lower() and (path / "train").is_dir()), None)
+                 if path.name.lower() == name.lower()
+                 and any(part.name.casefold() in image_files.LIKE_TRAIN and part.is_dir()
+                         for part in (path.iterdir() if path.is_dir() else ()))), None)
 
 
 def read_images(root: Path, size: int, channels: int, list_files: Callable = image_files.list_classes) -> Arrays:
@@ -118,8 +145,8 @@ def read_images(root: Path, size: int, channels: int, list_files: Callable = ima
     return Arrays(images, labels, test_images, test_labels, listing.class_names)
 
 
-def _override(folder: Path, size: int, channels: int) -> Arrays:
-    arrays = read_images(folder, size, channels)
+def _override(folder: Path, name: str, size: int, channels: int) -> Arrays:
+    arrays = read_images(folder, size, channels, partial(image_files.list_classes, dataset=name))
     if not len(arrays.test_labels):
         raise UserError(f"{folder.name}: no images in test/<class>/")
     return arrays
@@ -147,7 +174,7 @@ def _read_tiny(root: Path, size: int) -> Arrays:
 def _read_tiny_tensors(path: Path) -> Arrays:
     """A dict of tensors: images_train, images_val, uint8 (N, 3, 64, 64), labels_train, labels_val, and classes."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = unpickle.load_torch(path, mmap=True)
         tensors = [content[f"{kind}_{part}"] for part in ("train", "val") for kind in ("images", "labels")]
         names = [str(name) for name in content["classes"]]
     except Exception as error:  # torch raises many kinds
@@ -183,6 +210,14 @@ def split(arrays: Arrays, seed: int) -> Arrays:
                   arrays.class_names)
 
 
+def say_untested(arrays: Arrays) -> None:
+    """A line with the classes that have no test images, if there are some."""
+    tested = torch.bincount(arrays.test_labels, minlength=len(arrays.class_names)).tolist()
+    lacks = [name for name, count in zip(arrays.class_names, tested, strict=True) if not count]
+    if lacks:
+        print(f"no test images of {listed(lacks)}: {len(lacks)} of {len(tested)} classes are not tested", flush=True)
+
+
 def _grey(name: str, mean: float, std: float) -> Source:
     """MNIST and Fashion-MNIST: four idx files."""
     dataset = getattr(torchvision.datasets, name)
@@ -203,7 +238,7 @@ def _cifar(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Source
 
     def read(root: Path, size: int) -> Arrays:
         def content(file: str) -> dict:
-            with (root / dataset.base_folder / file).open("rb") as opened:
+            with files.open_regular(root / dataset.base_folder / file) as opened:
                 return unpickle.load(opened)
 
         def images_and_labels(files: list[str]) -> tuple[Tensor, Tensor]:
@@ -215,14 +250,19 @@ def _cifar(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Source
         names = content(dataset.meta["filename"])[dataset.meta["key"]]
         return Arrays(*images_and_labels(train_files), *images_and_labels(test_files), list(names))
 
-    files = [f"{dataset.base_folder}/{file}" for file in (*train_files, *test_files, dataset.meta["filename"])]
-    return Source(mean, std, 32, read, tuple(files), lambda root: dataset(root, download=True))
+    every = [f"{dataset.base_folder}/{file}" for file in (*train_files, *test_files, dataset.meta["filename"])]
+    return Source(mean, std, 32, read, tuple(every), lambda root: dataset(root, download=True))
 
 
 def _read_svhn(root: Path, size: int) -> Arrays:
     """SVHN's cropped digits, without the extra ones; its label 10 means 0."""
     def images_and_labels(part: str) -> tuple[Tensor, Tensor]:
-        content = scipy.io.loadmat(root / f"{part}_32x32.mat")
+        path = root / f"{part}_32x32.mat"
+        found = [(name, shape) for name, shape, _ in scipy.io.whosmat(path)]  # which reads no more than sizes
+        if sorted(name for name, _ in found) != ["X", "y"] or not all(
+                0 < math.prod(shape) <= SVHN_MOST * (32 * 32 * 3 if name == "X" else 1) for name, shape in found):
+            raise ValueError(f"{path.name} holds {found}, not X and y of at most {SVHN_MOST} images of 32x32")
+        content = scipy.io.loadmat(path)
         images = np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1))
         return torch.from_numpy(images), torch.from_numpy(content["y"].flatten() % 10).long()
 

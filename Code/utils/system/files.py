@@ -4,9 +4,11 @@ Where several processes share a run, the first one writes its files.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -53,7 +55,7 @@ def locked(folder: Path):
         yield
         return
     with writing(folder / "lock"):
-        file = (folder / "lock").open("a")
+        file = open_to_append(folder / "lock")
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,9 +99,14 @@ def write_json(path: Path, content: dict) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def open_to_append(path: Path):
+    """A file to append to; OSError where it is a link, which would lead out of its folder, or no regular file."""
+    return open(path, "a", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666))
+
+
 def append_json(path: Path, content: dict) -> None:
     """Appends one line to a JSON-lines file. UserError where it cannot be written."""
-    with writing(path), path.open("a") as file:
+    with writing(path), open_to_append(path) as file:
         file.write(json.dumps(content) + "\n")
 
 
@@ -108,4 +115,22 @@ def write_json_lines(path: Path, lines: list[dict]) -> None:
 
 
 def read_json_lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in read_text(path).splitlines()]
+
+
+def open_regular(path: Path):
+    """A file to read in binary; OSError where it is none of the disk, but a pipe or device, which may never end."""
+    return open(path, "rb", opener=_open_regular)
+
+
+def _open_regular(path: str, flags: int) -> int:
+    handle = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return handle
+
+
+def read_text(path: Path) -> str:
+    with open_regular(path) as file:
+        return file.read().decode()

@@ -21,7 +21,10 @@ class Stopped(Exception):
 
 
 class Interrupts:
-    """While this context lasts, the first signal is noted for `check`; after it, Ctrl-C ends the process at once."""
+    """While this context lasts, a signal does not end the process: `check` raises Stopped at the next good moment.
+
+    After the first signal, Ctrl-C ends the process at once.
+    """
 
     def __init__(self):
         self.received = 0
@@ -49,7 +52,7 @@ class Interrupts:
 
 @contextlib.contextmanager
 def ending_on_sigterm():
-    """Around what is no run: SIGTERM ends it as Ctrl-C does, so that its child processes end and temporary files go."""
+    """Around a script without checkpoints: SIGTERM ends it as Ctrl-C does, so that its child processes end, too."""
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         yield
@@ -58,7 +61,7 @@ def ending_on_sigterm():
 
 
 def resume_command() -> str:
-    """The command line that continues this run, but for what torchrun was told of several machines."""
+    """The command line that continues this run. Flags of torchrun for several machines are not known here."""
     words = sys.orig_argv
     if distributed.world_size() > 1:
         words = ["torchrun", f"--nproc_per_node={os.environ['LOCAL_WORLD_SIZE']}", *sys.argv]

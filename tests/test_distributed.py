@@ -107,7 +107,7 @@ def test_torchrun(tmp_path):
     flags = [*map(str, SINGLY), "--Iteration", "100", "--eval_interval", "100", "--save_path", tmp_path / "result"]
     run = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "BACON_digits.py",
                             *flags], cwd=CODE, text=True, stderr=subprocess.PIPE)
-    while not (tmp_path / "result" / RUN / "checkpoint_previous.pt").exists():
+    while not (tmp_path / "result" / RUN / "checkpoint_previous.ckpt").exists():
         assert run.poll() is None
         time.sleep(0.1)
     workers = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()

@@ -26,6 +26,7 @@ def step(data, make_options, *flags):
     return engine.images, terms
 
 
+@pytest.mark.slow
 def test_compiled_and_not_compiled_agree(digits, make_options):
     data = digits()
     eager, _ = step(data, make_options, "--no_compile")
@@ -115,12 +116,14 @@ def test_only_whole_parts_are_compiled(compiled, noted, monkeypatch):
 
 @pytest.mark.parametrize("precision, convolutions, products", [
     (None, True, False), ("fp32", False, False), ("tf32", True, True), ("bf16", False, False)])
-def test_tf32_on_a_gpu_is_as_pytorch_has_it_unless_asked_for(precision, convolutions, products):
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = True, False  # PyTorch's defaults
+def test_tf32_on_a_gpu_is_as_pytorch_has_it_unless_asked_for(precision, convolutions, products, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # PyTorch's defaults, put back after the test
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
     BatchRunner(torch.device("cuda"), precision, False)
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (convolutions, products)
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_run_goes_on_quietly(tmp_path):
     environment = os.environ | {"CXX": "/nonexistent/compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     done = subprocess.run([sys.executable, "BACON_digits.py", *TINY, "--compile", "--save_path", tmp_path], cwd=CODE,

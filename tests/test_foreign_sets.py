@@ -1,0 +1,199 @@
+"""Sets in the forms of other projects: what they are taken for, and what is refused."""
+
+import pickle
+from argparse import Namespace
+
+import numpy as np
+import pytest
+import torch
+
+import evaluate
+from conftest import call_script
+from utils import load_synthetic, storage
+from utils.data import load
+from utils.system.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load("digits", "")
+
+
+@pytest.fixture(scope="module")
+def pair(data):
+    """Two normalised images of each class."""
+    rows = torch.cat([torch.nonzero(data.labels == k)[:2, 0] for k in range(10)])
+    return data.normalise(data.images[rows]), data.labels[rows]
+
+
+def one_hot(labels):
+    return torch.nn.functional.one_hot(labels, 10)
+
+
+def read(path, data, pixels=None, labels=None):
+    record = storage.load(path, labels, raw=True)
+    options = Namespace(synthetic=path, pixels=pixels)
+    sets = evaluate.stored_sets(options, record, data)
+    evaluate.say_taken_for(options, record, data)
+    return storage.ready({**record, "data": sets})
+
+
+FORMS = {
+    "DM": lambda images, labels: {"data": [[images, labels]]},
+    "flat data": lambda images, labels: {"data": [images, labels]},
+    "NumPy arrays": lambda images, labels: {"data": [[images.numpy(), labels.numpy()]]},
+    "one-hot": lambda images, labels: {"data": [[images, one_hot(labels)]]},
+    "one-hot floats": lambda images, labels: {"data": [[images, one_hot(labels).float()]]},
+    "int32": lambda images, labels: {"data": [[images, labels.int()]]},
+    "column": lambda images, labels: {"data": [[images, labels[:, None]]]},
+    "uint8 column": lambda images, labels: {"data": [(images, labels[:, None].to(torch.uint8))]},
+    "float labels": lambda images, labels: {"data": [[images, labels.float()]]},
+    "double": lambda images, labels: {"data": [[images.double(), labels]]},
+    "list": lambda images, labels: [images, labels],
+    "tuple": lambda images, labels: (images, labels),
+    "list of pairs": lambda images, labels: [[images, labels]],
+    "dict": lambda images, labels: {"images": images, "labels": labels},
+    "dict of arrays": lambda images, labels: {"X": images.numpy(), "y": labels.numpy()},
+    "image_syn": lambda images, labels: {"image_syn": images, "label_syn": labels, "lr": 1},
+    "no channel": lambda images, labels: [images[:, 0], labels],
+    "channels last": lambda images, labels: [images.permute(0, 2, 3, 1).contiguous(), labels],
+}
+
+
+@pytest.mark.parametrize("suffix", ["pt", "pkl"])
+@pytest.mark.parametrize("form", FORMS)
+def test_form_is_read(form, suffix, pair, data, tmp_path, capsys):
+    path = tmp_path / f"set.{suffix}"
+    content = FORMS[form](*pair)
+    torch.save(content, path) if suffix == "pt" else path.write_bytes(pickle.dumps(content))
+    (images, labels), = read(path, data)
+    assert torch.equal(images, pair[0]) and torch.equal(labels, pair[1])
+    assert images.dtype == torch.float32 and labels.dtype == torch.int64
+    assert "2 images of each of 10 of 10 classes" in capsys.readouterr().out
+    assert torch.equal(load_synthetic(path)[0], pair[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype, pair, data, tmp_path):
+    torch.save({"data": [[pair[0].to(dtype), pair[1]]]}, tmp_path / "half.pt")
+    (images, _), = read(tmp_path / "half.pt", data)
+    assert images.dtype == torch.float32
+    torch.testing.assert_close(images, pair[0], atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("names", [("images_best", "labels_best", "lr_best"), ("images", "labels", "lr"),
+                                   ("images_5000", "labels_5000", "lr_5000")])
+def test_folder_of_images_labels_and_learning_rate(names, pair, data, tmp_path, capsys):
+    logits = 8 * one_hot(pair[1]).float()
+    for name, part in zip(names, (pair[0], logits, torch.tensor(0.03)), strict=True):
+        torch.save(part, tmp_path / f"{name}.pt")
+    (images, labels), = read(tmp_path, data)
+    assert torch.equal(images, pair[0])
+    torch.testing.assert_close(labels, logits.softmax(1))
+    assert "soft labels (20, 10), logits" in capsys.readouterr().out
+    assert storage.load(tmp_path)["meta"] == {"options": {"lr_net": 0.03}}
+    (images, labels), = read(tmp_path / f"{names[0]}.pt", data, labels=tmp_path / f"{names[1]}.pt")
+    assert torch.equal(images, pair[0]) and labels.shape == (20, 10)
+
+
+def test_learning_rate_of_a_pair_is_used_unless_a_flag_says_otherwise(pair, tmp_path, monkeypatch):
+    for name, part in (("images_best", pair[0]), ("labels_best", pair[1]), ("lr_best", torch.tensor(0.03))):
+        torch.save(part, tmp_path / f"{name}.pt")
+    for flags, expected in (([], 0.03), (["--lr_net", "0.5"], 0.5)):
+        monkeypatch.setattr("sys.argv", ["evaluate.py", "--synthetic", str(tmp_path), *flags])
+        assert evaluate.parse()[0].lr_net == expected
+
+
+def test_probabilities_stay_as_they_are(pair, data, tmp_path):
+    soft = torch.rand(20, 10, generator=torch.Generator().manual_seed(0))
+    soft /= soft.sum(1, keepdim=True)
+    torch.save({"data": [[pair[0], soft]]}, tmp_path / "soft.pt")
+    (_, labels), = read(tmp_path / "soft.pt", data)
+    torch.testing.assert_close(labels, soft)
+    record = storage.load(tmp_path / "soft.pt")
+    (images, labels), = storage.ready(record, 2)
+    assert images.shape == (80, 1, 16, 16)
+    torch.testing.assert_close(labels, soft.repeat(4, 1))
+
+
+def test_npz(pair, data, tmp_path):
+    np.savez_compressed(tmp_path / "set.npz", images=pair[0].numpy(), labels=pair[1].numpy()[:, None])
+    (images, labels), = read(tmp_path / "set.npz", data)
+    assert torch.equal(images, pair[0]) and torch.equal(labels, pair[1])
+    np.savez(tmp_path / "objects.npz", images=np.array([open], dtype=object), labels=pair[1].numpy())
+    with pytest.raises(UserError, match="allow_pickle=False"):
+        storage.load(tmp_path / "objects.npz")
+
+
+UNITS = {"0..1": lambda pixels: pixels, "0..255": lambda pixels: 255 * pixels, "-1..1": lambda pixels: 2 * pixels - 1}
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_pixels_are_not_taken_for_normalised_images(unit, pair, data, tmp_path):
+    path = tmp_path / "set.pt"
+    torch.save([UNITS[unit](data.pixels(pair[0])), pair[1]], path)
+    with pytest.raises(UserError, match=r"say what they are with --pixels, one of normalised, 0\.\.1, 0\.\.255"):
+        read(path, data)
+    (images, _), = read(path, data, unit)
+    torch.testing.assert_close(images, pair[0], atol=1e-5, rtol=0)
+    wrong = next(name for name in ("0..255", "0..1") if name != unit)
+    with pytest.raises(UserError, match=f"are not --pixels {wrong}"):
+        read(path, data, wrong)
+    assert torch.equal(read(path, data, "normalised")[0][0], UNITS[unit](data.pixels(pair[0])))
+
+
+def test_8_bits(pair, data, tmp_path):
+    torch.save([(255 * data.pixels(pair[0])).round().to(torch.uint8), pair[1]], tmp_path / "set.pt")
+    with pytest.raises(UserError, match=r"torch\.uint8, not normalised"):
+        read(tmp_path / "set.pt", data)
+    torch.testing.assert_close(read(tmp_path / "set.pt", data, "0..255")[0][0], pair[0], atol=1e-5, rtol=0)
+
+
+def test_classes_that_are_missing_are_named(pair, data, tmp_path, capsys):
+    keep = pair[1] < 5
+    torch.save({"data": [[pair[0][keep], pair[1][keep]]]}, tmp_path / "piece.pt")
+    done = call_script("evaluate.py", "--synthetic", tmp_path / "piece.pt", "--dataset", "digits", "--num_eval", 1,
+                       "--epoch_eval_train", 0, "--save_path", tmp_path)
+    taken, result = [line for line in done.stdout.splitlines() if "classes" in line]
+    assert "none of 5, 6, 7, 8, 9" in taken and "images of 5 of 10 classes" in result
+    torch.save({"data": [[pair[0][3:], pair[1][3:]]]}, tmp_path / "uneven.pt")
+    read(tmp_path / "uneven.pt", data)
+    assert "1 to 2 images of each of 9 of 10 classes, none of 0" in capsys.readouterr().out
+
+
+def test_two_experiments(pair, data, tmp_path):
+    torch.save({"data": [list(pair), list(pair)], "accs_all_exps": {"ConvNet": [0.5]}}, tmp_path / "set.pt")
+    assert len(read(tmp_path / "set.pt", data)) == 2
+
+
+REFUSED = {
+    "no set": ({"weights": 1}, "no `data`, nor images and labels, but weights"),
+    "images alone": (torch.randn(2, 1, 16, 16), "name its labels with --labels"),
+    "a number": (3, "it is a int"),
+    "counts": ([torch.randn(3, 1, 16, 16), torch.arange(2)], r"images \(3, 1, 16, 16\) with labels \(2,\)"),
+    "parts of classes": ([torch.randn(2, 1, 16, 16), torch.tensor([0, 0.5])], "not whole numbers"),
+    "no numbers": ([torch.randn(2, 1, 16, 16) / 0, torch.arange(2)], "not finite"),
+    "nothing": ({"data": []}, "no `data`"),
+    "soft labels of others": ([torch.randn(2, 1, 16, 16), torch.rand(2, 7)], "soft labels of 7 classes, not 10"),
+    "other classes": ([torch.randn(2, 1, 16, 16), torch.tensor([3, 10])], "classes 3 to 10"),
+}
+
+
+@pytest.mark.parametrize("form", REFUSED)
+def test_what_is_refused_is_named_with_the_forms(form, data, tmp_path):
+    content, named = REFUSED[form]
+    torch.save(content, tmp_path / "set.pt")
+    with pytest.raises(UserError, match=named) as refused:
+        read(tmp_path / "set.pt", data)
+    assert "\n" not in str(refused.value) and "set.pt" in str(refused.value)
+    assert "classes" in named or "name one of these forms" in str(refused.value)
+
+
+def test_folder_that_is_not_clear(pair, tmp_path):
+    torch.save(pair[0], tmp_path / "images_1.pt")
+    with pytest.raises(UserError, match=r"it has no labels\*\.pt"):
+        storage.load(tmp_path)
+    for name in ("images_2", "labels_1"):
+        torch.save(pair[0], tmp_path / f"{name}.pt")
+    with pytest.raises(UserError, match=r"images_1\.pt, images_2\.pt .* --labels"):
+        storage.load(tmp_path)
