@@ -4,8 +4,9 @@
     python3 -u benchmark.py --growth --dataset CIFAR100 --data_path data
 
 Without more flags: the published MNIST command for 10 images per class. Every flag of the entry scripts
-can be added. Prints a table and leaves it in --save_path as benchmark_<run>_<precision>[_compiled].json; --growth
-leaves growth.json and growth.png. One iteration of several processes:
+can be added; with --pool no network is trained, so that row is left out. Prints a table and leaves it in --save_path as
+benchmark_<run>_<precision>[_compiled].json; --growth leaves growth.json and growth.png. One iteration of several
+processes:
 
     torchrun --nproc_per_node=2 benchmark.py --only engine --data_path data
 """
@@ -90,7 +91,7 @@ def time_engine(data: RealData, options) -> dict[str, float]:
 
 
 def phases_of(engine: Distillation) -> dict[str, Callable[[], None]]:
-    """What iteration 1 does, to be timed."""
+    """What iteration 1 does, to be timed; with --pool no network is trained."""
     loops = range(engine.options.outer_loop)
 
     def update():
@@ -103,23 +104,24 @@ def phases_of(engine: Distillation) -> dict[str, Callable[[], None]]:
         for turn in loops:
             engine.pool.train(turn)
 
-    return {"image update": update, "pool training": train}
+    return {"image update": update} | ({} if engine.options.pool else {"pool training": train})
 
 
 def time_reference(data: RealData, options) -> dict[str, float]:
     """The same of the literal loop and the published evaluation, with the default allocator and PyTorch's defaults
     (on a GPU, convolutions in TF32)."""
     sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-    from utils.reference import ReferenceDM, ReferenceLoop, accuracy_on_test_images, evaluate_synset
+    from utils.reference import PretrainedLoop, ReferenceDM, ReferenceLoop, accuracy_on_test_images, evaluate_synset
 
     if options.method == "DM":
         loop = ReferenceDM(data, options)
         phases = {"image update": lambda: loop.step(1), "pool training": lambda: None}
     else:
-        loop = ReferenceLoop(data, options)
+        loop = (PretrainedLoop if options.pool else ReferenceLoop)(data, options)
         loops = range(options.outer_loop)
-        phases = {"image update": lambda: [loop.update(loop.chosen(1), 1, ol) for ol in loops],
-                  "pool training": lambda: [loop.train_networks(ol) for ol in loops]}
+        phases = {"image update": lambda: [loop.update(loop.chosen(1), 1, ol) for ol in loops]}
+        if not options.pool:
+            phases["pool training"] = lambda: [loop.train_networks(ol) for ol in loops]
     images, labels, network, few = evaluation_parts(data, options, loop.image_syn.unflatten(0, (data.num_classes, -1)))
 
     def epochs():
@@ -173,6 +175,8 @@ def operations(data: RealData, options) -> dict[str, float]:
     images = {"image update": options.outer_loop * options.train_net_num * (real + 2 * synthetic),
               "pool training": options.outer_loop * 3 * trained,
               "evaluation epoch": 3 * synthetic, "test pass": len(data.test_labels)}
+    if options.pool:
+        del images["pool training"]
     return {phase: count * counter.get_total_flops() for phase, count in images.items()}
 
 
@@ -199,12 +203,13 @@ def compare(data: RealData, options) -> None:
           + f"; copying: {copied / 1e9:.1f} GB/s")
     print(f"{'milliseconds':18} {'reference':>10} {'engine':>10} {'share':>6} {'ratio':>6} {'GFLOP/s':>8} "
           f"{'of matmul':>9}")
-    whole = float(np.median([sum(r["engine"][part] for part in ITERATION) for r in rounds]))
-    for phase, parts in {"iteration": ITERATION, **{part: (part,) for part in work if work[part]}}.items():
+    iteration = tuple(part for part in ITERATION if part in work)
+    whole = float(np.median([sum(r["engine"][part] for part in iteration) for r in rounds]))
+    for phase, parts in {"iteration": iteration, **{part: (part,) for part in work if work[part]}}.items():
         times = {loop: [sum(r[loop][part] for part in parts) for r in rounds] for loop in LOOPS}
         seconds = {loop: float(np.median(values)) for loop, values in times.items()}
         ratio = float(np.median(np.divide(times["reference"], times["engine"])))
-        share = seconds["engine"] / whole if set(parts) <= set(ITERATION) else None
+        share = seconds["engine"] / whole if set(parts) <= set(iteration) else None
         rate = sum(work[part] for part in parts) / seconds["engine"]
         print(f"{phase:18} {1e3 * seconds['reference']:10.1f} {1e3 * seconds['engine']:10.1f} "
               f"{'-' if share is None else f'{100 * share:.0f}%':>6} {ratio:6.2f} {rate / 1e9:8.0f} "
@@ -297,6 +302,11 @@ def main() -> None:
     if options.method not in methods.METHODS and options.only != "engine" and not options.growth:
         raise UserError(f"--method {options.method}: the literal loop knows BACON, IDM and DM alone; add --only engine "
                         "or --growth")
+    if options.ce_stages and options.only != "engine":
+        raise UserError("--ce_stages: the literal loop takes the cross-entropy from the network it matches on; add "
+                        "--only engine")
+    if options.pool and options.growth:
+        raise UserError("--growth: it leaves classes out, of which the networks of --pool know all; leave --pool out")
     if distributed.started_by_torchrun() and options.only != "engine":
         raise UserError("torchrun: several processes can time the engine alone; add --only engine")
     if options.only != "reference":

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from utils import networks
-from utils.distill import Distillation, VisitedAdam, VisitedSGD, initial_images
+from utils.distill import Distillation, initial_images
 from utils.draws import Draws
+from utils.image_optimizers import VisitedAdam, VisitedSGD
 from utils.reference import ReferenceDM, ReferenceLoop
 
 ITERATIONS = 10

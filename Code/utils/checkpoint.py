@@ -158,5 +158,7 @@ def differences(saved: dict, current: dict) -> str:
 def _completed(options: dict) -> dict:
     """The options of a run, also of one from before some of them were there, as they acted then."""
     modes = {"SS": "S"}  # two names of one thing
-    return {"net_start": min(3, options.get("net_num", 3)), "eval_start": False, **options,
+    beforehand = dict.fromkeys(("pool", "pool_stages", "ce_stages", "soft_stages", "pool_networks"))
+    return {"net_start": min(3, options.get("net_num", 3)), "eval_start": False, "lr_decay": "none",
+            "validation": False, **beforehand, **options,
             "eval_mode": modes.get(options.get("eval_mode"), options.get("eval_mode"))}

@@ -7,6 +7,8 @@ images are those of that loop: between visits an optimizer's steps with zero gra
 `tests/reference.py` is the literal loop, and a test holds this engine against it.
 """
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,7 @@ from .draws import Draws
 from .image_optimizers import OPTIMIZERS
 from .networks import ConvNet
 from .pool import Member, Pool
+from .pretrained import Pretrained
 from .system import distributed, memory
 from .system.errors import UserError
 
@@ -87,14 +90,14 @@ def real_set(data: RealData, positions: np.ndarray, aug: bool) -> Tensor:
 def select_positions(select, data: RealData, pool: Pool, options, max_batch: int) -> np.ndarray:
     """Positions (sets, K, ipc) within each class; four sets for a formation, otherwise one.
 
-    The pool's one network is trained before its features are taken. UserError where a class is too small.
+    The features are those of the pool's one network, which is trained first, or of a network of --pool. UserError
+    where a class is too small.
     """
     sets = augment.tiles(options.aug)
     if sets * options.ipc > min(data.class_sizes):
         raise UserError(f"--ipc {options.ipc}: {sets * options.ipc} different images of each class are needed, and "
                         f"{data.name} has classes of {min(data.class_sizes)}; choose fewer")
-    pool.train(turn=0)
-    network, seed = pool.members[0].network.eval(), pool.draws.network_seed(options.method)
+    network, seed = pool.for_features().network.eval(), pool.draws.network_seed(options.method)
     chosen = []
     with torch.no_grad():
         for rows in data.class_rows:
@@ -118,7 +121,7 @@ class Distillation:
         self.data, self.options = data, options
         self.draws = Draws(options.seed, experiment)
         self.method = methods.find(options.method)
-        self.pool = Pool(data, self.draws, options)
+        self.pool = (Pretrained if options.pool else Pool)(data, self.draws, options)
         self.max_batch = options.max_batch or memory.batch_that_fits(
             self.pool.members[0].network.eval(), data.normalise(data.images[:1]))
         if self.method.select:
@@ -153,7 +156,7 @@ class Distillation:
         options = self.options
         real = sum(min(size, options.batch_real) for size in self.data.class_sizes)
         synthetic = self.data.num_classes * options.ipc * augment.tiles(options.aug)
-        trained = options.fetch_net_num * options.model_train_steps * options.trained_bs
+        trained = 0 if options.pool else options.fetch_net_num * options.model_train_steps * options.trained_bs
         return options.outer_loop * (options.train_net_num * (real + synthetic) + trained)
 
     def step(self, iteration: int) -> dict[str, Tensor]:
@@ -163,11 +166,12 @@ class Distillation:
         that were trained last. They stay on the device until someone reads them.
         """
         self.pool.grow(iteration)
+        self.optimizer.lr = self.learning_rate(iteration)
         members, totals = self.pool.matching(iteration), {}
         for loop in range(self.options.outer_loop):
             for name, value in self.match(members, iteration, loop).items():
                 totals[name] = totals.get(name, 0) + value
-            if self.options.model_train_steps:
+            if self.options.model_train_steps and not self.options.pool:
                 totals["pool"] = self.pool.train(iteration * self.options.outer_loop + loop)
         if len(self.unchecked) >= UNCHECKED:
             self.check_finite()
@@ -182,6 +186,11 @@ class Distillation:
                 totals[name] = totals.get(name, 0) + value.mean()
             self.unchecked.append((iteration, terms))
         return totals
+
+    def learning_rate(self, iteration: int) -> float:
+        """Of the images: --lr_img, or under --lr_decay cosine from there to 0 over --Iteration."""
+        part = iteration / max(1, self.options.Iteration) if self.options.lr_decay == "cosine" else 0
+        return self.options.lr_img * (1 + math.cos(math.pi * part)) / 2
 
     def check_finite(self):
         """UserError if a loss since the last check, or an image now, is not finite. Waits for the device."""
@@ -204,12 +213,13 @@ class Distillation:
         positions = self.draws.real_images(iteration, update, data.class_sizes, options.batch_real)
         operations, parameters = self.draws.siamese(iteration, update, self.strategy, data.num_classes)
         member.network.train(self.batch_norm).requires_grad_(False)
+        judge = self.pool.judge(member, iteration, update)
         self.optimizer.before()
         gradient, collected = torch.zeros_like(self.images), {}
         for chunk in self._chunks([len(rows) for rows in positions]):
             rows = np.stack([data.class_rows[k][positions[k]] for k in range(chunk.start, chunk.stop)])
             images = self.images[chunk].detach().requires_grad_()
-            terms = self._terms(member, images, rows, chunk, operations[chunk], parameters[chunk])
+            terms = self._terms(member, judge, images, rows, chunk, operations[chunk], parameters[chunk])
             gradient[chunk], = torch.autograd.grad(sum(terms.values()).sum(), images)
             for name, value in terms.items():
                 collected.setdefault(name, value.new_zeros(data.num_classes))[chunk] = value.detach()
@@ -217,8 +227,8 @@ class Distillation:
         self.optimizer.step(gradient.view_as(self.optimizer.images))
         return collected
 
-    def _terms(self, member: Member, images: Tensor, rows: np.ndarray, chunk: slice, operations: list[str],
-               parameters: np.ndarray) -> dict[str, Tensor]:
+    def _terms(self, member: Member, judge: Member, images: Tensor, rows: np.ndarray, chunk: slice,
+               operations: list[str], parameters: np.ndarray) -> dict[str, Tensor]:
         """Loss terms (k,) of k classes from their synthetic images (k, ipc, ...) and real rows (k, N)."""
         options, network = self.options, member.network
         real = augment.augment_classes(self.data.batch(rows), operations, parameters)
@@ -230,11 +240,13 @@ class Distillation:
         terms = methods.named_terms(
             self.method.objective(z_syn.unflatten(0, (classes, count)), z_real, options), classes)
         if options.syn_ce:
+            if judge is not member:
+                logits = self.pool.runner.classify(judge.network, synthetic.flatten(0, 1))
             labels = torch.arange(chunk.start, chunk.stop, device=images.device).repeat_interleave(count)
             entropy = F.cross_entropy(logits, labels, reduction="none")
             if self.selected:
                 entropy = entropy * (logits.argmax(dim=1) != labels)
-            terms["ce"] = options.ce_weight * member.accuracy() * entropy.unflatten(0, (classes, count)).mean(dim=1)
+            terms["ce"] = options.ce_weight * judge.accuracy() * entropy.unflatten(0, (classes, count)).mean(dim=1)
         if not terms:
             raise UserError(f"--method {options.method}: the objective returned no terms")
         return terms
@@ -245,10 +257,10 @@ class Distillation:
         prediction, and the class for the rest."""
         weight, images = self.options.soft_labels, images.to(self.images)
         guess = torch.zeros(len(images), self.data.num_classes, dtype=images.dtype, device=images.device)
-        for member in self.pool.members:
+        for member in self.pool.labelling():
             member.network.eval()
             parts = [self.pool.runner.classify(member.network, part) for part in images.split(self.max_batch)]
-            guess += torch.cat(parts).softmax(dim=1) / len(self.pool.members)
+            guess += torch.cat(parts).softmax(dim=1) / len(self.pool.labelling())
         return weight * guess + (1 - weight) * F.one_hot(labels.to(images.device), self.data.num_classes)
 
     @torch.no_grad()

@@ -52,6 +52,10 @@ class Draws:
         """Which pool networks the images are matched on."""
         return choose(self._at("matching networks", iteration, 0), candidates, count)  # 0: so that old seeds hold
 
+    def judging_network(self, iteration: int, update: int, candidates: int) -> int:
+        """Which network trained beforehand gives the cross-entropy."""
+        return int(self._at("judging network", iteration, update).integers(candidates))
+
     def real_images(self, iteration: int, update: int, class_sizes: list[int], count: int) -> list[np.ndarray]:
         """For each class, positions of `count` distinct real images (all of them in a smaller class)."""
         rng = self._at("real images", iteration, update)

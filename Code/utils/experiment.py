@@ -46,8 +46,9 @@ def run(options) -> Record:
 @contextlib.contextmanager
 def memory_accounted(options, resumable: bool):
     """Around the work of a command line: says which options need less memory, and prints the peak at its end."""
-    lower = ("trained_bs", "batch_train", "batch_real") if resumable else ("batch_train",)
-    with memory.enough_memory(options.max_batch, resumable, lower + ("im_size",) * bool(options.im_size)):
+    lower = tuple(name for name in ("trained_bs", "batch_train", "batch_real", "im_size")
+                  if getattr(options, name, None))
+    with memory.enough_memory(options.max_batch, resumable, lower):
         yield
     print(f"peak memory: {memory.memory_peak(device.find(options.device)):.2f} GB")
 

@@ -50,7 +50,8 @@ def _mean(z_syn: Tensor, z_real: Tensor, options) -> dict[str, Tensor]:
 _DM = Method(
     _mean,
     recipe={"net_start": 1, "net_num": 1, "net_generate_interval": 1, "train_net_num": 1, "model_train_steps": 0,
-            "embed_last": 1000, "visits": "joint", "lr_img": 1.0, "aug": False, "syn_ce": False, "ipc1_real": 0},
+            "embed_last": 1000, "visits": "joint", "lr_img": 1.0, "aug": False, "syn_ce": False, "ipc1_real": 0,
+            "pool": None},
     defaults={"model": "ConvNet", "eval_interval": 2000, "eval_start": True})
 
 # Real images, chosen once. The network whose features they are chosen by is a pool of one, trained beforehand.

@@ -88,7 +88,7 @@ def checkpoint_to_resume(text: str) -> str:
     return text if text == "auto" else str(as_path(text))
 
 
-def _check_pool_network(name: str) -> None:
+def check_pool_network(name: str) -> None:
     if networks.check_name(name) not in networks.CONVNETS:
         raise ValueError(f"{name} has no embedding to match; choose a ConvNet variant")
 
@@ -129,7 +129,7 @@ def _add_task(parser: Parser):
     flag = parser.add_argument_group("task").add_argument
     flag("--method", type=accepted_by(methods.find), default="BACON",
          help=f"{', '.join(methods.METHODS)}, or your own objective as module:function")
-    flag("--model", type=accepted_by(_check_pool_network), default="ConvNet_GBN",
+    flag("--model", type=accepted_by(check_pool_network), default="ConvNet_GBN",
          help="ConvNet variant of the pool, and of evaluation mode S")
     flag("--ipc", type=whole_number(1), default=50, help="synthetic images per class")
     switch(flag, "aug", False, "each stored image is a 2x2 formation of half-size images")
@@ -147,6 +147,9 @@ def add_data(parser: Parser):
     switch(flag, "zca", False, "whiten the images (ZCA)")
     flag("--save_path", type=as_path, default="result", help="folder for sets, pictures and records")
     flag("--seed", type=whole_number(0, MOST_SEED), default=0, help="decides every random draw of the run")
+    flag("--validation", action="store_true",
+         help="leave the test images alone, as for choosing options: a fifth of the training images of each class, "
+              "the same under every --seed, is kept for testing in their place")
     flag("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: cuda where there is one")
     flag("--max_batch", type=whole_number(1),
          help=f"images per network pass; None: as many as free memory holds, at most {memory.MOST_IMAGES['cpu']:,} on "
@@ -168,6 +171,8 @@ def _add_images(parser: Parser):
               "real image in each stored image, with --aug too; or noise")
     flag("--optim", choices=("sgd", "adam"), default="sgd", help="optimizer of the images; adam steps class by class")
     flag("--lr_img", type=finite_number(0, above=True), default=1.0, help="learning rate of the images")
+    flag("--lr_decay", choices=("none", "cosine"), default="none",
+         help="cosine: the images' learning rate falls to 0 over --Iteration")
     flag("--outer_loop", type=whole_number(1), default=1, help="image updates per iteration")
     flag("--visits", choices=("each", "joint"), default="each",
          help="a step of the images after each class, or one for all classes together (DM)")
@@ -212,6 +217,16 @@ def _add_pool(parser: Parser):
     flag("--model_train_steps", type=whole_number(0), default=10, help="training steps of each of these")
     flag("--trained_bs", type=whole_number(1), default=256, help="batch size of these steps")
     switch(flag, "net_decay", False, "train the pool with momentum 0.9 and weight decay 5e-4")
+    flag("--pool", type=as_path, metavar="PATH",
+         help="folder of networks that pretrain.py trained: they take the place of the pool, no network is trained, "
+              "and the training accuracy kept with each weighs the cross-entropy; None: as published")
+    flag("--pool_stages", type=whole_number(0), nargs="+", metavar="STEPS",
+         help="with --pool: match on its networks after this many steps; None: after all that are kept")
+    flag("--ce_stages", type=whole_number(0), nargs="+", metavar="STEPS",
+         help="with --pool: take the cross-entropy from networks after so many steps; None: from that matched on")
+    flag("--soft_stages", type=whole_number(0), nargs="+", metavar="STEPS",
+         help="with --pool: take soft labels from networks after so many steps; None: as --pool_stages")
+    flag("--pool_networks", type=whole_number(1), metavar="N", help="with --pool: its first N networks; None: all")
 
 
 def _add_run(parser: Parser):
@@ -252,13 +267,32 @@ def _check(parser: Parser, options: argparse.Namespace, method: methods.Method):
     if networks.has_batch_norm(options.model) and options.visits != "joint":
         parser.error(f"--model {options.model}: batch normalisation mixes the classes of a batch, so it goes with a "
                      "joint step (--method DM) alone; choose another ConvNet variant")
-    if options.soft_labels and not (options.model_train_steps and (options.Iteration or method.select)):
+    _check_pool(parser, options, method)
+    trained = options.model_train_steps and (options.Iteration or method.select)
+    if options.soft_labels and not options.pool and not trained:
         parser.error(f"--soft_labels {options.soft_labels:g}: under --method {options.method}, --model_train_steps "
                      f"{options.model_train_steps} and --Iteration {options.Iteration} no pool is trained to take them "
                      "from; leave --soft_labels out")
     weights = (options.nll_weight, options.tv_weight, options.clip_weight, options.syn_ce and options.ce_weight)
     if options.method == "BACON" and not any(weights):
         parser.error("--nll_weight, --tv_weight, --clip_weight: all are 0, so nothing is optimised; give one a weight")
+
+
+def _check_pool(parser: Parser, options: argparse.Namespace, method: methods.Method):
+    """Ends the program where --pool, or a flag that goes with it, does not go with the rest."""
+    if options.pool and "pool" in method.recipe:
+        parser.error(f"--pool: --method {options.method} matches on fresh networks, which are its method; leave --pool "
+                     "out")
+    if options.pool and networks.has_batch_norm(options.model):
+        parser.error(f"--model {options.model}: batch normalisation would change the networks of --pool; choose "
+                     "another ConvNet variant, or leave --pool out")
+    for name in ("pool_stages", "ce_stages", "soft_stages", "pool_networks"):
+        if getattr(options, name) and not options.pool and "pool" not in method.recipe:
+            parser.error(f"--{name}: it chooses among networks trained beforehand; name their folder with --pool")
+    if options.ce_stages and not options.syn_ce and method.objective:
+        parser.error("--ce_stages: there is no cross-entropy to take from them; add --syn_ce")
+    if options.soft_stages and not options.soft_labels:
+        parser.error("--soft_stages: there are no soft labels to take from them; add --soft_labels")
 
 
 def parse_options(description: str, arguments: list[str] | None = None,

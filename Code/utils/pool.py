@@ -106,6 +106,19 @@ class Pool:
         chosen = self.draws.matching_networks(iteration, len(candidates), self.options.train_net_num)
         return [candidates[k] for k in chosen]
 
+    def judge(self, member: Member, iteration: int, update: int) -> Member:
+        """The network that gives the cross-entropy of an image update: the one it matches on."""
+        return member
+
+    def labelling(self) -> list[Member]:
+        """The networks whose mean prediction --soft_labels takes: all."""
+        return self.members
+
+    def for_features(self) -> Member:
+        """The network that real images are chosen by: the only one, trained now."""
+        self.train(turn=0)
+        return self.members[0]
+
     def train(self, turn: int) -> Tensor:
         """Trains --fetch_net_num networks for --model_train_steps steps; returns their accuracy in percent.
 

@@ -6,12 +6,15 @@ It takes every random decision from the same `Draws`, and shares with the engine
 its own: networks, augmentation operations and losses on (N, D) embeddings.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 
 from . import augment, losses
 from .draws import Draws
 from .networks import get_network
+from .pretrained import Pretrained
 
 
 class ErrorMeter:
@@ -154,6 +157,34 @@ class ReferenceLoop:
                 self.optimizers[k].zero_grad()
                 F.cross_entropy(logits, labels).backward()
                 self.optimizers[k].step()
+
+
+class PretrainedLoop(ReferenceLoop):
+    """The same on networks trained beforehand: no growth, no training, an accuracy that stands."""
+
+    def __init__(self, data, options):
+        super().__init__(data, options)
+        stages = Pretrained(data, self.draws, options).members
+        self.nets = [stage.network.requires_grad_(True) for stage in stages]
+        self.meters = [KnownAccuracy(stage.percent.item()) for stage in stages]
+
+    def step(self, it):
+        options = self.options
+        if options.lr_decay == "cosine":
+            self.optimizer_img.param_groups[0]["lr"] = (
+                0.5 * options.lr_img * (1 + math.cos(math.pi * it / options.Iteration)))
+        chosen = self.chosen(it)
+        for ol in range(options.outer_loop):
+            self.update(chosen, it, ol)
+
+
+class KnownAccuracy(ErrorMeter):
+    def __init__(self, percent):
+        super().__init__()
+        self.percent = percent
+
+    def value(self):
+        return self.percent
 
 
 class ReferenceDM:

@@ -95,20 +95,23 @@ class RealData:
 def load_data(options) -> RealData:
     """The data set that a command line names, on its device."""
     return load(options.dataset, options.data_path, devices.find(options.device), options.im_size, options.zca,
-                options.seed)
+                options.seed, options.validation)
 
 
 def load(name: str, data_path: str | Path, device: torch.device | str = "cpu", im_size: int | None = None,
-         zca: bool = False, seed: int = 0) -> RealData:
+         zca: bool = False, seed: int = 0, validation: bool = False) -> RealData:
     """Loads a data set onto a device.
 
     data_path: the folder that holds the data set, where missing files are downloaded to. im_size: side of
     the images, None for the data set's own. zca: whiten with statistics of the training images. seed: of
-    the split where a folder has no test images. Raises UserError for an unknown name and for missing or
+    the split where a folder has no test images. validation: a fifth of the training images, without
+    which the others are, takes the place of the test images. Raises UserError for an unknown name and for missing or
     damaged files.
     """
     source = sources.find(name)
     arrays = source.load(name, Path(data_path), im_size or source.size)
+    if validation:  # by one seed for all runs, whose networks may be shared
+        arrays, seed = arrays._replace(test_images=arrays.test_images[:0], test_labels=arrays.test_labels[:0]), 0
     if not len(arrays.test_labels):
         try:
             arrays = sources.split(arrays, seed)
