@@ -11,7 +11,7 @@ import benchmark
 import children
 from conftest import ROOT, SHORT, TINY, call_script
 from formats import Payload
-from test_processes import start_ranks
+from test_distributed import start_ranks
 from utils import checkpoint, networks, options, pretrained, storage
 from utils.data import load
 from utils.distill import Distillation
