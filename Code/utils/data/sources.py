@@ -37,7 +37,10 @@ class Arrays(NamedTuple):
     class_names: list[str]
 
     def checked(self) -> "Arrays":
-        """ValueError where images and labels do not belong together."""
+        """ValueError where images and labels do not belong together, or class names are no names."""
+        if len(set(self.class_names)) < len(self.class_names) or not all(
+                isinstance(name, str) and name.strip() for name in self.class_names):
+            raise ValueError(f"class names {listed(self.class_names)[:200]} are not all different names")
         for images, labels in ((self.images, self.labels), (self.test_images, self.test_labels)):
             if images.dtype != torch.uint8 or images.shape[1:] != self.images.shape[1:] or len(images) != len(labels):
                 raise ValueError(f"{len(labels)} labels do not go with {images.dtype} images {tuple(images.shape)}")
@@ -118,7 +121,12 @@ class Source:
                 for folder in sorted(missing, reverse=True):
                     with contextlib.suppress(OSError):  # only empty ones go; a file that came is not to come again
                         folder.rmdir()
-        return self.read(data_path, size)
+        arrays, channels = self.read(data_path, size), len(self.mean or ())
+        shapes = [(channels, side, side) for side in (self.size, size)]
+        for images in (arrays.images, arrays.test_images):
+            if channels and tuple(images.shape[1:]) not in shapes:
+                raise ValueError(f"images of {tuple(images.shape[1:])}, not {shapes[0]} as published")
+        return arrays
 
 
 def _folder_named(data_path: Path, name: str) -> Path | None:
@@ -245,6 +253,8 @@ def _cifar(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Source
             entries = [content(file) for file in files]
             images = np.concatenate([entry["data"] for entry in entries]).reshape(-1, 3, 32, 32)
             labels = np.concatenate([entry.get("labels") or entry["fine_labels"] for entry in entries])
+            if not np.array_equal(labels, labels.astype(np.int64)):
+                raise ValueError(f"labels in {files[0]} are not whole numbers")
             return torch.from_numpy(images), torch.from_numpy(labels).long()
 
         names = content(dataset.meta["filename"])[dataset.meta["key"]]
@@ -264,7 +274,10 @@ def _read_svhn(root: Path, size: int) -> Arrays:
             raise ValueError(f"{path.name} holds {found}, not X and y of at most {SVHN_MOST} images of 32x32")
         content = scipy.io.loadmat(path)
         images = np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1))
-        return torch.from_numpy(images), torch.from_numpy(content["y"].flatten() % 10).long()
+        labels = content["y"].flatten()
+        if not np.isin(labels, np.arange(1, 11)).all():
+            raise ValueError(f"labels {listed(np.unique(labels).tolist())} in {part}_32x32.mat, not 1 to 10")
+        return torch.from_numpy(images), torch.from_numpy(labels % 10).long()
 
     return Arrays(*images_and_labels("train"), *images_and_labels("test"), [str(digit) for digit in range(10)])
 
