@@ -356,7 +356,7 @@ def test_mat_of_another_shape_or_with_other_labels(labels, shape, tmp_path):
     formats.write_svhn(tmp_path, 1)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     scipy.io.savemat(tmp_path / "train_32x32.mat", {"X": pixels, "y": np.array(labels)[:, None]})
-    with pytest.raises(UserError, match="SVHN .*(not 1 to 10|not .3, 32, 32. as published)"):
+    with pytest.raises(UserError, match=r"SVHN .*(not 1 to 10|not .3, 32, 32. as published)"):
         data.load("SVHN", tmp_path)
 
 
@@ -365,7 +365,7 @@ def test_class_names_of_a_pickle_are_all_different(tmp_path):
     path = tmp_path / "cifar-10-batches-py" / "batches.meta"
     for names in (["cat"] * 10, [*"abcdefghi", ""], [*"abcdefghi", 3]):
         path.write_bytes(pickle.dumps({"label_names": names}))
-        with pytest.raises(UserError, match="class names .* are not all different names"):
+        with pytest.raises(UserError, match=r"class names .* are not all different names"):
             data.load("CIFAR10", tmp_path)
 
 
