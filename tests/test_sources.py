@@ -369,6 +369,47 @@ def test_class_names_of_a_pickle_are_all_different(tmp_path):
             data.load("CIFAR10", tmp_path)
 
 
+def medical(classes=9, channels=3):
+    """MedMNIST's form: channels last, labels (N, 1) of uint8."""
+    parts = {}
+    for part, count in (("train", 8), ("val", 1), ("test", 2)):
+        images, labels = formats.images_and_labels(classes, count, 28, channels, seed=count)
+        parts |= {f"{part}_images": images if channels == 3 else images[..., 0],
+                  f"{part}_labels": labels[:, None].astype(np.uint8)}
+    return parts
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_npz_as_medmnist_publishes_it(channels, tmp_path, capsys):
+    content = medical(channels=channels)
+    np.savez(tmp_path / "medical.npz", **content)
+    loaded = data.load("folder", tmp_path / "medical.npz", im_size=28)
+    assert loaded.images.shape == (72, channels, 28, 28) and loaded.class_names == [str(k) for k in range(9)]
+    wanted = torch.from_numpy(content["train_images"].reshape(72, 28, 28, channels))
+    assert torch.equal(loaded.images.permute(0, 2, 3, 1), wanted)
+    assert loaded.labels.tolist() == content["train_labels"].flatten().tolist()
+    assert loaded.test_labels.tolist() == content["test_labels"].flatten().tolist()
+    assert "9 images for validation are left out" in capsys.readouterr().out
+    assert data.load("folder", tmp_path / "medical.npz").image_shape == (channels, 32, 32)
+    np.savez(tmp_path / "train.npz", **{name: part for name, part in content.items() if name.startswith("train")})
+    assert len(data.load("folder", tmp_path / "train.npz", im_size=28).test_labels) == 15
+
+
+@pytest.mark.parametrize("change, named", [
+    ({"train_images": np.zeros((72, 28, 28, 3))}, "train_images are float64"),
+    ({"train_images": np.zeros((72, 3, 28, 28), np.uint8)}, r"train_images are uint8 \(72, 3, 28, 28\)"),
+    ({"test_labels": np.zeros((18, 5), np.uint8)}, r"test_labels are uint8 \(18, 5\)"),
+    ({"train_labels": np.full((72, 1), 0.5)}, "whole number"), ({"train_labels": np.full((72, 1), 3)}, "without a gap"),
+    ({"test_labels": np.full((18, 1), 9)}, "labels .9. in 9 classes"), ({"train_labels": None}, "no train_labels"),
+    ({"train_labels": np.array([open] * 72)}, "allow_pickle=False")])
+def test_npz_of_another_form_is_named(change, named, tmp_path):
+    content = medical() | change
+    np.savez(tmp_path / "m.npz", **{name: part for name, part in content.items() if part is not None})
+    with pytest.raises(UserError, match=named) as refused:
+        data.load("folder", tmp_path / "m.npz")
+    assert "\n" not in str(refused.value) and "m.npz" in str(refused.value)
+
+
 def test_folder_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
     formats.write_class_folders(tmp_path / "train", *formats.images_and_labels(2, 10), ["a", "b"])
     scandir = os.scandir
