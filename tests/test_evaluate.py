@@ -300,7 +300,7 @@ def test_set_that_does_not_fit_its_classes_is_one_line(digits_set, tmp_path):
     names, sets = record["meta"]["class_names"], record["data"]
 
     def soft(classes, dtype=torch.float32):
-        return {"soft_labels": [torch.ones(80, classes, dtype=dtype)] * 2}
+        return {"soft_labels": [torch.full((80, classes), 1 / classes).to(dtype)] * 2}
 
     def hard(by):
         return {"data": [[images, labels + by] for images, labels in sets]}
@@ -311,7 +311,10 @@ def test_set_that_does_not_fit_its_classes_is_one_line(digits_set, tmp_path):
     forged = [(soft(11), "(80, 11)"), (soft(11) | meta(class_names=[*names, "ten"]), "its classes"),
               (soft(10, torch.int64), "int64"), (hard(1), "1 to 10"), (hard(-1), "-1 to 8"),
               ({"meta": {"class_names": names[1:]}}, "of its classes"), (meta(mean=[0.5] * 3), "mean"),
-              (meta(mean=[]), "mean")]
+              (meta(mean=[]), "mean"), (meta(mean=[float("nan")]), "not finite and positive"),
+              (meta(std=[0.0]), "not finite and positive"), (meta(std=[-0.3]), "not finite and positive"),
+              ({"soft_labels": [torch.ones(80, 10)] * 2}, "no probabilities"),
+              ({"soft_labels": [torch.full((80, 10), 0.1) - 0.2 * torch.eye(10)[:1]] * 2}, "no probabilities")]
     for changes, named in forged:
         storage.save(tmp_path / "set.pt", record | changes)
         done = call_script("evaluate.py", "--synthetic", tmp_path / "set.pt", "--dataset", "digits", "--save_path",

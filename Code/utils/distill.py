@@ -103,6 +103,9 @@ def select_positions(select, data: RealData, pool: Pool, options, max_batch: int
         for rows in data.class_rows:
             parts = np.split(rows, range(max_batch, len(rows), max_batch))
             features = torch.cat([network.embed(data.batch(part), options.embed_last) for part in parts])
+            if not features.isfinite().all():
+                raise UserError(f"--method {options.method}: the network that the images are chosen by has diverged, "
+                                "its features are not finite; choose a lower --lr_net")
             chosen.append(select(features, sets * options.ipc, seed).reshape(sets, options.ipc))
     return np.stack(chosen, axis=1)
 
@@ -270,6 +273,9 @@ class Distillation:
             member.network.eval()
             parts = [self.pool.runner.classify(member.network, part) for part in images.split(self.max_batch)]
             guess += torch.cat(parts).softmax(dim=1) / len(self.pool.labelling())
+        if not guess.isfinite().all():
+            raise UserError(f"--soft_labels {weight:g}: a network of the pool has diverged, so its labels are not "
+                            "finite; start anew with another --save_path and a lower --lr_net")
         return weight * guess + (1 - weight) * F.one_hot(labels.to(images.device), self.data.num_classes)
 
     @torch.no_grad()
