@@ -42,7 +42,8 @@ class Interrupts:
         if distributed.world_size() > 1:  # torchrun passes on what the terminal has already sent
             return
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.write(2, b"stopping as soon as the work is kept; Ctrl-C stops at once\n")  # print is not for signal handlers
+        with contextlib.suppress(OSError):  # print is not for signal handlers
+            os.write(2, b"stopping as soon as the work is kept; Ctrl-C stops at once\n")
 
     def check(self):
         """Raises Stopped if a signal has come."""
