@@ -8,7 +8,6 @@ by the run's own protocol, which needs the data set. Leaves report.html, a singl
 network, and report.md with its pictures in report_files/.
 """
 
-import contextlib
 import json
 import os
 import re
@@ -30,10 +29,10 @@ from utils.data import RealData, sources
 from utils.distill import initial_images
 from utils.draws import Draws
 from utils.options import as_path, build_parser, new_parser, whole_number
-from utils.run_files import is_finished, losses_path, metrics_path, options_path, picture_path, set_path
+from utils.run_files import is_finished, losses_path, metrics_path, options_path, picture_path, set_path, undamaged
 from utils.summary import table_cell
 from utils.system import files, logs, memory
-from utils.system.errors import UserError, in_one_line, reason
+from utils.system.errors import UserError, in_one_line
 from utils.system.reporting import reported
 
 PAGE_BYTES = 8_000_000  # of pixels, shared out among the views of the sets on a page
@@ -59,16 +58,6 @@ def parse() -> Namespace:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="to train it on")
     parser.add_argument("--max_batch", type=whole_number(1), help="images per network pass; None: each run's own")
     return parser.parse_args()
-
-
-@contextlib.contextmanager
-def undamaged(place: Path):
-    """Around reading what a run left: whatever is not as a run leaves it becomes a UserError."""
-    try:
-        yield
-    except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{place}: damaged, or not what a run leaves ({reason(error)}); remove it or run it "
-                        "again") from None
 
 
 def checked_options(saved: dict) -> dict:

@@ -1,5 +1,6 @@
 """What goes wrong while a run works: it ends with one line, and what was kept before stays whole."""
 
+import errno
 import json
 import os
 import resource
@@ -19,7 +20,7 @@ from conftest import CODE, TINY
 from utils import checkpoint, losses
 from utils.distill import Distillation
 from utils.system import files
-from utils.system.errors import is_out_of_memory
+from utils.system.errors import UserError, is_out_of_memory
 
 RUN = "BACON_digits_ConvNetW32_1ipc"
 FLAGS = [*TINY, "--Iteration", 4, "--eval_interval", 2, "--num_eval", 1, "--save_path", "result"]
@@ -239,6 +240,17 @@ def test_names_do_not_forge_lines_of_output(tmp_path):
                   ["--resume", tmp_path / name]):
         line, = children.run(tmp_path, *FLAGS, *flags, expect=2).error().splitlines()
         assert line.startswith("BACON_digits.py: error: ") and line.isprintable() and "\\x1b[2J" in line
+
+
+def test_a_file_that_cannot_be_removed_is_one_line(tmp_path, monkeypatch):
+    """Such as where the disk has become read-only."""
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    (tmp_path / "old").write_text("")
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(UserError, match=r"old: cannot be removed \(Read-only file system\); "):
+        files.remove(tmp_path, "o*")
 
 
 def test_files_are_for_whom_the_umask_says(tmp_path, monkeypatch):

@@ -27,6 +27,12 @@ MOST_SEED = 2**32 - 1  # that scikit-learn takes
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line."""
 
+    def parse_known_args(self, args=None, namespace=None):
+        for word in sys.argv[1:] if args is None else args:
+            if word.startswith("--") and word.endswith("=--"):  # of which argparse makes an empty list
+                self.error(f"{word}: no value; give one")
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str):
         self.exit(2, f"{self.prog}: error: {in_one_line(message)}\n")
 
