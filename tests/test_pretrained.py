@@ -179,7 +179,7 @@ def whole(older, tmp_path_factory):
 def test_resumed_run_is_bit_identical(nth, older, whole, tmp_path):
     children.run(tmp_path, *RUN, "--pool", older, expect=-9,
                  prepare=children.Events(children.kill, "step of experiment", nth))
-    size = (tmp_path / "result" / "BACON_digits_ConvNetW32_1ipc" / "checkpoint.pt").stat().st_size
+    size = (tmp_path / "result" / "BACON_digits_ConvNetW32_1ipc" / "checkpoint.ckpt").stat().st_size
     assert size < 150_000, "a checkpoint holds no networks"
     children.run(tmp_path, *RUN, "--pool", older, "--resume", "auto")
     ours, theirs = finished(tmp_path), finished(whole)
