@@ -11,7 +11,7 @@ import benchmark
 import children
 from conftest import ROOT, SHORT, TINY, call_script
 from formats import Payload
-from test_processes import start_ranks
+from test_distributed import start_ranks
 from utils import checkpoint, networks, options, pretrained, storage
 from utils.data import load
 from utils.distill import Distillation
@@ -179,7 +179,7 @@ def whole(older, tmp_path_factory):
 def test_resumed_run_is_bit_identical(nth, older, whole, tmp_path):
     children.run(tmp_path, *RUN, "--pool", older, expect=-9,
                  prepare=children.Events(children.kill, "step of experiment", nth))
-    size = (tmp_path / "result" / "BACON_digits_ConvNetW32_1ipc" / "checkpoint.pt").stat().st_size
+    size = (tmp_path / "result" / "BACON_digits_ConvNetW32_1ipc" / "checkpoint.ckpt").stat().st_size
     assert size < 150_000, "a checkpoint holds no networks"
     children.run(tmp_path, *RUN, "--pool", older, "--resume", "auto")
     ours, theirs = finished(tmp_path), finished(whole)

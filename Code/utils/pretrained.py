@@ -20,7 +20,7 @@ from .data import RealData
 from .draws import Draws, choose, generator
 from .networks import get_network
 from .networks.batches import BatchRunner, is_compiled
-from .system import files
+from .system import files, unpickle
 from .system.device import send
 from .system.errors import UserError, reason
 from .system.logs import Progress
@@ -67,9 +67,9 @@ def write(path: Path, content: dict) -> None:
 def read(path: Path) -> dict:
     """A network's file, tensors on the CPU; nothing in it is run. UserError where it is damaged or something else."""
     try:
-        with path.open("rb") as file, warnings.catch_warnings():
+        with files.open_regular(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of what it is about to refuse
-            found = torch.load(file, map_location="cpu", weights_only=True)
+            found = unpickle.load_torch(file)
         content = found["content"]
         if found["form"] != FORM or found["checksum"] != checksum(content):
             raise ValueError("its checksum does not match")
@@ -126,7 +126,7 @@ def train(folder: Path, number: int, data: RealData, options) -> bool:
     """
     path = file_of(folder, number)
     with files.writing(path):
-        lock = (folder / f".{path.name}.lock").open("a")
+        lock = files.open_to_append(folder / f".{path.name}.lock")
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
