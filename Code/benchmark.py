@@ -1,4 +1,4 @@
-"""Times the engine beside the literal class-by-class loop of tests/reference.py, in turn, on this machine.
+"""Times the engine beside the literal class-by-class loop of utils/reference.py, in turn, on this machine.
 
     python3 -u benchmark.py --dataset MNIST --data_path data --rounds 2
     python3 -u benchmark.py --growth --dataset CIFAR100 --data_path data

@@ -205,33 +205,78 @@ class Evaluator:
         return short["mean"]
 
 
-def fair(evaluator: Evaluator, model: str, ready: list[tuple[Tensor, Tensor]], ipc: int, formation: int,
-         accuracy: float):
+def fair(evaluator: Evaluator, model: str, record: dict, formation: int, accuracy: float) -> None:
     """What the accuracy of the set means: the same for real images of the same count, and for all of them.
 
-    Random images are drawn anew for each network. Prints DD-Ranking's measures (Li et al., arXiv 2505.13300):
-    hard-label recovery (whole training set minus the set), improvement over random, and, with b the mean of
-    the improvements with and without augmentation, the augmentation-robust score
-    100 (exp(b) - exp(-1)) / (exp(1) - exp(-1)).
+    record: its `data` are the sets as stored. Random images are drawn anew for each network, as many of each class
+    as the set of that experiment stores. Where the set has soft labels, so have they, from a network that is trained
+    on the whole training set. Prints the measures of DD-Ranking (Li et al., arXiv 2505.13300).
     """
-    options, data = evaluator.options, evaluator.data
+    options, data, plain = evaluator.options, evaluator.data, {"dsa_strategy": "none"}
+    sizes = [labels.bincount(minlength=data.num_classes).tolist() for _, labels in record["data"]]
+    ready, soft = storage.ready(record, formation), "soft_labels" in record
+    hard = storage.ready({name: part for name, part in record.items() if name != "soft_labels"}, formation)
+    label = teacher(evaluator, model) if soft else lambda images, labels: labels
 
     def real(k: int, aug: bool = False) -> tuple[Tensor, Tensor]:
-        images = initial_images(data, Draws(options.seed, k), ipc, aug=aug)
-        return storage.expand(*storage.labelled(images), augment.formation(aug))
+        counts = sizes[k // options.num_eval]
+        images = initial_images(data, Draws(options.seed, k), max(counts), aug=aug)
+        stored = torch.cat([images[c, :count] for c, count in enumerate(counts)])
+        labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        images, labels = storage.expand(stored, labels, augment.formation(aug))
+        return images, label(images, labels)
 
-    random, plain = f"random real images, {ipc} per class", {"dsa_strategy": "none"}
-    count = options.num_eval * len(ready)
+    kind, many = " with soft labels" * soft, per_class(sizes)
+    random, count = f"random real images, {many}{kind}", options.num_eval * len(ready)
     gain = accuracy - evaluator.add(random, model, count, real, num_eval=1)
     gain_plain = (evaluator.add("the set", model, len(ready), ready.__getitem__, **plain)
                   - evaluator.add(random, model, count, real, num_eval=1, **plain))
+    hard_accuracy = evaluator.add("the set with hard labels", model, len(hard), hard.__getitem__) if soft else accuracy
     if formation == 2:
-        evaluator.add(f"random 2x2 formations, {ipc} per class", model, count, partial(real, aug=True), num_eval=1)
-    whole = evaluator.add(f"whole training set, {options.epoch_whole_train + 1} passes", model, 1,
-                          lambda k: (data.images, data.labels), epoch_eval_train=options.epoch_whole_train)
-    robust = (math.exp((gain + gain_plain) / 2) - math.exp(-1)) / (math.exp(1) - math.exp(-1))
-    print(f"{model}: hard-label recovery {100 * (whole - accuracy):.2f}, improvement over random {100 * gain:.2f} "
-          f"(without augmentation {100 * gain_plain:.2f}), augmentation-robust score {100 * robust:.2f}")
+        evaluator.add(f"random 2x2 formations, {many}{kind}", model, count, partial(real, aug=True), num_eval=1)
+    passes = {"epoch_eval_train": options.epoch_whole_train}
+    whole, _ = (evaluator.add(f"whole training set, {options.epoch_whole_train + 1} passes", model, 1,
+                              lambda k: (data.images, data.labels), **passes, **changes) for changes in ({}, plain))
+    print_measures(model, whole - hard_accuracy, gain, gain_plain)
+
+
+def per_class(sizes: list[list[int]]) -> str:
+    """How many images the classes have, in words."""
+    some = [size for counts in sizes for size in counts if size]
+    return f"{min(some)} per class" if min(some) == max(some) else f"{min(some)} to {max(some)} per class"
+
+
+def teacher(evaluator: Evaluator, model: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """Gives images the soft labels (N, K) of a network that is trained on the whole training set."""
+    data, options = evaluator.data, Namespace(**vars(evaluator.options))
+    options.epoch_eval_train = options.epoch_whole_train
+    runner = evaluation.runner_for(options, data, data.labels)
+    network = evaluation.trained_network(data.images, data.labels, data, model, options, Draws(options.seed),
+                                         ("evaluate.py", "teacher"), runner)
+    network.eval()
+
+    @torch.no_grad()
+    def label(images: Tensor, labels: Tensor) -> Tensor:
+        return torch.cat([runner.classify(network, part.to(data.device, data.dtype)).float().softmax(dim=1)
+                          for part in images.split(256)])
+
+    return label
+
+
+def print_measures(model: str, recovery: float, gain: float, gain_plain: float) -> None:
+    """DD-Ranking's measures, each with its direction and formula; from parts of 1, printed in percent."""
+    def score(value: float) -> float:
+        return 100 * (math.exp(value) - math.exp(-1)) / (math.exp(1) - math.exp(-1))
+
+    for name, value, about in (
+            ("hard-label recovery", 100 * recovery, "lower is better: whole training set - the set, hard labels"),
+            ("improvement over random", 100 * gain, "higher is better: the set - random, labels of one kind"),
+            ("improvement over random without augmentation", 100 * gain_plain, "higher is better: the same, no DSA"),
+            ("label-robust score", score((gain - recovery) / 2),
+             "higher is better: 100 (exp(a) - 1/e) / (e - 1/e), a = (improvement - recovery) / 2"),
+            ("augmentation-robust score", score((gain + gain_plain) / 2),
+             "higher is better: the same of b, the mean of both improvements")):
+        print(f"{model}: {name} {value:.2f} ({about})", flush=True)
 
 
 def main() -> None:
@@ -244,7 +289,9 @@ def main() -> None:
             data = load_test_data(options, record["meta"])
             sets = stored_sets(options, record, data)
             formation = record["meta"].get("formation", augment.formation(options.aug))
-            ready, ipc = storage.ready({**record, "data": sets}, formation), int(sets[0][1].bincount().max())
+            record_used = {**record, "data": sets}
+            ready = storage.ready(record_used, formation)
+            ipc = max(int(labels.bincount().max()) for _, labels in sets)
             models = evaluation.models(options.eval_mode, options.model)
             check_networks(models, data)
             if options.fair and ipc > min(data.class_sizes):
@@ -255,7 +302,7 @@ def main() -> None:
             for model in models:
                 accuracy = evaluator.add("the set", model, len(ready), ready.__getitem__)
                 if options.fair:
-                    fair(evaluator, model, ready, ipc, formation, accuracy)
+                    fair(evaluator, model, record_used, formation, accuracy)
 
 
 if __name__ == "__main__":

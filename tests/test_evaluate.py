@@ -113,7 +113,7 @@ def test_fair_reading(digits_set, digits, make_options, tmp_path):
     mean = {(line["trained_on"], line["dsa_strategy"] != "none"): line["mean"] for line in lines}
     random, whole = "random real images, 2 per class", "whole training set, 3 passes"
     assert set(mean) == {("the set", True), ("the set", False), (random, True), (random, False),
-                         ("random 2x2 formations, 2 per class", True), (whole, True)}
+                         ("random 2x2 formations, 2 per class", True), (whole, True), (whole, False)}
     said = [line for line in done.stdout.splitlines() if "networks," in line]
     assert ["no DSA" in line for line in said] == [line["dsa_strategy"] == "none" for line in lines]
     assert all(len(line["accuracies"]) == (2 if line["trained_on"] == whole else 4) for line in lines)
@@ -125,9 +125,42 @@ def test_fair_reading(digits_set, digits, make_options, tmp_path):
         assert first == next(line for line in lines if line["trained_on"] == name)["accuracies"][0]
     gain, plain = (mean["the set", dsa] - mean[random, dsa] for dsa in (True, False))
     robust = 100 * (math.exp((gain + plain) / 2) - math.exp(-1)) / (math.e - math.exp(-1))
-    printed = [float(number) for number in re.findall(r"-?\d+\.\d+", done.stdout.splitlines()[-2])]
-    recovery = 100 * (mean[whole, True] - mean["the set", True])
-    assert printed == pytest.approx([recovery, 100 * gain, 100 * plain, robust], abs=0.006)
+    printed = [float(re.search(r" (-?\d+\.\d+) \((lower|higher) is better", line)[1])
+               for line in done.stdout.splitlines() if "is better" in line]
+    recovery = mean[whole, True] - mean["the set", True]
+    labels = 100 * (math.exp((gain - recovery) / 2) - math.exp(-1)) / (math.e - math.exp(-1))
+    assert printed == pytest.approx([100 * recovery, 100 * gain, 100 * plain, labels, robust], abs=0.006)
+
+
+class Recorded(evaluate.Evaluator):
+    """An evaluator that notes what it would train on."""
+
+    def __init__(self, options, data):
+        self.options, self.data, self.sets = options, data, {}
+
+    def add(self, trained_on, model, count, make, **changes):
+        self.sets[trained_on, changes.get("dsa_strategy")] = [make(k) for k in range(count)]
+        return 0.5
+
+
+def test_random_images_are_as_many_of_each_class_as_the_set_stores(make_options, tmp_path):
+    """Of each experiment; a set with soft labels is compared with random images that have soft labels, too."""
+    data = load("digits", "")
+    options = make_options("--num_eval", 2, "--save_path", tmp_path, "--epoch_eval_train", 0)
+    options.epoch_whole_train = 0
+    counts = [[3, 1, 0, 2, 2, 2, 2, 2, 2, 2], [1] * 10]
+    sets = [[torch.randn(sum(sizes), 1, 16, 16), torch.arange(10).repeat_interleave(torch.tensor(sizes))]
+            for sizes in counts]
+    evaluator = Recorded(options, data)
+    evaluate.fair(evaluator, "ConvNetW32", {"data": sets, "meta": {}}, 1, 0.5)
+    random = evaluator.sets["random real images, 1 to 3 per class", None]
+    assert [labels.bincount(minlength=10).tolist() for _, labels in random] == [counts[0]] * 2 + [counts[1]] * 2
+    soft = [torch.full((len(labels), 10), 0.1) for _, labels in sets]
+    evaluate.fair(evaluator, "ConvNetW32", {"data": sets, "meta": {}, "soft_labels": soft}, 1, 0.5)
+    (images, labels), *_ = evaluator.sets["random real images, 1 to 3 per class with soft labels", "none"]
+    assert labels.shape == (18, 10) and len(images) == 18
+    torch.testing.assert_close(labels.sum(1), torch.ones(18))
+    assert [labels.dim() for _, labels in evaluator.sets["the set with hard labels", None]] == [1, 1]
 
 
 def test_folders_go_by_the_names_of_classes_before_their_numbers(tmp_path):
@@ -267,7 +300,7 @@ def test_set_that_does_not_fit_its_classes_is_one_line(digits_set, tmp_path):
     names, sets = record["meta"]["class_names"], record["data"]
 
     def soft(classes, dtype=torch.float32):
-        return {"soft_labels": [torch.ones(80, classes, dtype=dtype)] * 2}
+        return {"soft_labels": [torch.full((80, classes), 1 / classes).to(dtype)] * 2}
 
     def hard(by):
         return {"data": [[images, labels + by] for images, labels in sets]}
@@ -278,7 +311,10 @@ def test_set_that_does_not_fit_its_classes_is_one_line(digits_set, tmp_path):
     forged = [(soft(11), "(80, 11)"), (soft(11) | meta(class_names=[*names, "ten"]), "its classes"),
               (soft(10, torch.int64), "int64"), (hard(1), "1 to 10"), (hard(-1), "-1 to 8"),
               ({"meta": {"class_names": names[1:]}}, "of its classes"), (meta(mean=[0.5] * 3), "mean"),
-              (meta(mean=[]), "mean")]
+              (meta(mean=[]), "mean"), (meta(mean=[float("nan")]), "not finite and positive"),
+              (meta(std=[0.0]), "not finite and positive"), (meta(std=[-0.3]), "not finite and positive"),
+              ({"soft_labels": [torch.ones(80, 10)] * 2}, "no probabilities"),
+              ({"soft_labels": [torch.full((80, 10), 0.1) - 0.2 * torch.eye(10)[:1]] * 2}, "no probabilities")]
     for changes, named in forged:
         storage.save(tmp_path / "set.pt", record | changes)
         done = call_script("evaluate.py", "--synthetic", tmp_path / "set.pt", "--dataset", "digits", "--save_path",

@@ -10,7 +10,7 @@ import torch
 
 import utils
 from conftest import CODE, ROOT, TINY, run_script
-from utils import experiment, methods, options, selections, storage
+from utils import data, experiment, methods, options, pool, selections, storage
 from utils.distill import Distillation, expand_classes
 from utils.paper import PAPER
 from utils.system.errors import UserError
@@ -280,3 +280,18 @@ def test_saved_selection_is_read_like_any_set(tmp_path):
     images, labels = utils.load_synthetic(path)
     assert images.shape == (80, 1, 16, 16) and labels.bincount().tolist() == [8] * 10
     assert storage.load(path)["meta"]["iteration"] == [0]
+
+
+def test_a_network_that_diverged_is_named_at_its_place(make_options, monkeypatch):
+    """Its features or soft labels are not taken."""
+    monkeypatch.setattr(pool.Pool, "train", lambda self, turn: [
+        parameter.data.fill_(float("nan")) for member in self.members for parameter in member.network.parameters()])
+    real = data.load("digits", "")
+    method = next(name for name, method in methods.METHODS.items() if method.select)
+    with pytest.raises(UserError, match=rf"--method {method}: .* not finite; choose a lower --lr_net"):
+        Distillation(real, make_options("--method", method, "--Iteration", 0))
+    distillation = Distillation(real, make_options("--soft_labels", 0.5, "--Iteration", 1))
+    distillation.pool.train(turn=0)
+    images = distillation.images.flatten(0, 1)
+    with pytest.raises(UserError, match=r"--soft_labels 0\.5: .* not finite"):
+        distillation.soft_labels(images, torch.arange(10))

@@ -3,10 +3,13 @@
 import errno
 import os
 import pickle
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -265,12 +268,146 @@ def test_common_formats_sizes_and_modes(tmp_path):
     (tmp_path / "train" / ".hidden").mkdir()
     (tmp_path / "train" / ".hidden" / "image.png").write_bytes(b"no image")
     tree = image_files.Tree(tmp_path)
+    clear = image_files.decode(tree, ["train/red/clear.png"], 3, 32)
+    assert (clear == 255).all(), "white shows through, never the colour below"
+    (folder / "clear.png").unlink()
+    tree = image_files.Tree(tmp_path)
     names, folders = image_files.images_by_folder(tree, "train/")
-    assert len(names) == 14 and set(folders) == {"red"}
+    assert len(names) == 13 and set(folders) == {"red"}
     warnings.simplefilter("error")  # pytest puts it back
     pixels = image_files.decode(tree, names, 3, 32)
     target = torch.tensor([200, 0, 0]).reshape(3, 1, 1)
     assert (pixels.int() - target).abs().max() <= 4
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "L", "RGB", "P"])
+def test_transparent_pixels_are_white(mode, channels, tmp_path):
+    """The left half is opaque and dark, the right one transparent with a hidden colour."""
+    image, how = Image.new("RGBA", (8, 8), (40, 40, 40, 255)), {}
+    image.paste((200, 200, 200, 0), (4, 0, 8, 8))
+    if mode in ("L", "RGB"):
+        image, how = image.convert(mode), {"transparency": 200 if mode == "L" else (200, 200, 200)}
+    elif mode == "P":
+        image = image.convert("RGB").quantize(2)
+        how = {"transparency": image.getpixel((7, 7))}
+    else:
+        image = image.convert(mode)
+    image.save(tmp_path / "image.png", **how)
+    pixels = image_files.decode(image_files.Tree(tmp_path), ["image.png"], channels, 8)
+    assert (pixels[..., :4] == 40).all() and (pixels[..., 4:] == 255).all()
+
+
+@pytest.mark.parametrize("kind, channels", [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_16_bits_are_refused_in_every_mode(kind, channels, tmp_path):
+    rows = np.full((8, 8, channels), 4660, ">u2")
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", 8, 8, 16, kind, 0, 0, 0)
+    content = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", content)
+                                        + chunk(b"IEND", b""))
+    with pytest.raises(UserError, match=r"deep\.png has more than 8 bits a channel"):
+        image_files.decode(image_files.Tree(tmp_path), ["deep.png"], 3, 8)
+
+
+@pytest.mark.parametrize("magic, channels", [(b"P6", 3), (b"P5", 1)])
+def test_16_bits_in_a_ppm(magic, channels, tmp_path):
+    (tmp_path / "deep.ppm").write_bytes(magic + b" 4 4 65535\n" + bytes(16 * channels * 2))
+    with pytest.raises(UserError, match="more than 8 bits"):
+        image_files.decode(image_files.Tree(tmp_path), ["deep.ppm"], 3, 4)
+
+
+@pytest.mark.parametrize("suffix", ["tif", "webp", "png", "gif"])
+def test_several_pages_are_refused_and_a_phones_picture_is_not(suffix, tmp_path):
+    images, _ = formats.images_and_labels(2, 2, 8)
+    frames = [Image.fromarray(image) for image in images]
+    frames[0].save(tmp_path / f"pages.{suffix}", save_all=True, append_images=frames[1:])
+    with pytest.raises(UserError, match=rf"pages\.{suffix} has 4 pages or frames"):
+        image_files.decode(image_files.Tree(tmp_path), [f"pages.{suffix}"], 3, 8)
+    frames[0].save(tmp_path / "phone.jpg", format="MPO", save_all=True, append_images=frames[1:])
+    assert image_files.decode(image_files.Tree(tmp_path), ["phone.jpg"], 3, 8).shape == (1, 3, 8, 8)
+
+
+def write_other_mnist(folder, rows=28, columns=28, label=None):
+    formats.write_idx(folder, "MNIST", 1)
+    images, labels = (folder / "MNIST" / "raw" / f"train-{part}-ubyte" for part in ("images-idx3", "labels-idx1"))
+    images.write_bytes(struct.pack(">4i", 2051, 10, rows, columns) + (bytes(range(250)) * 40)[:10 * rows * columns])
+    if label is not None:
+        labels.write_bytes(labels.read_bytes()[:-1] + bytes([label]))
+
+
+def test_published_files_of_another_shape_or_with_other_labels(tmp_path):
+    cases = {"size": (lambda folder: write_other_mnist(folder, 20, 20), r"MNIST .*\(1, 20, 20\), not \(1, 28, 28\)"),
+             "sides": (lambda folder: write_other_mnist(folder, 28, 14), r"\(1, 28, 14\)"),
+             "label": (lambda folder: write_other_mnist(folder, label=10), "labels .*10")}
+    for name, (write, named) in cases.items():
+        write(tmp_path / name)
+        with pytest.raises(UserError, match=named):
+            data.load("MNIST", tmp_path / name)
+
+
+@pytest.mark.parametrize("labels, shape", [((0, 1), (32, 32, 3, 2)), ((1, 11), (32, 32, 3, 2)),
+                                           ((1.5, 2), (32, 32, 3, 2)), ((1, 2), (16, 16, 3, 2)),
+                                           ((1, 2), (32, 32, 1, 2))])
+def test_mat_of_another_shape_or_with_other_labels(labels, shape, tmp_path):
+    formats.write_svhn(tmp_path, 1)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    scipy.io.savemat(tmp_path / "train_32x32.mat", {"X": pixels, "y": np.array(labels)[:, None]})
+    with pytest.raises(UserError, match=r"SVHN .*(not 1 to 10|not .3, 32, 32. as published)"):
+        data.load("SVHN", tmp_path)
+
+
+def test_class_names_of_a_pickle_are_all_different(tmp_path):
+    formats.write_cifar10(tmp_path, 1)
+    path = tmp_path / "cifar-10-batches-py" / "batches.meta"
+    for names in (["cat"] * 10, [*"abcdefghi", ""], [*"abcdefghi", 3]):
+        path.write_bytes(pickle.dumps({"label_names": names}))
+        with pytest.raises(UserError, match=r"class names .* are not all different names"):
+            data.load("CIFAR10", tmp_path)
+
+
+def medical(classes=9, channels=3):
+    """MedMNIST's form: channels last, labels (N, 1) of uint8."""
+    parts = {}
+    for part, count in (("train", 8), ("val", 1), ("test", 2)):
+        images, labels = formats.images_and_labels(classes, count, 28, channels, seed=count)
+        parts |= {f"{part}_images": images if channels == 3 else images[..., 0],
+                  f"{part}_labels": labels[:, None].astype(np.uint8)}
+    return parts
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_npz_as_medmnist_publishes_it(channels, tmp_path, capsys):
+    content = medical(channels=channels)
+    np.savez(tmp_path / "medical.npz", **content)
+    loaded = data.load("folder", tmp_path / "medical.npz", im_size=28)
+    assert loaded.images.shape == (72, channels, 28, 28) and loaded.class_names == [str(k) for k in range(9)]
+    wanted = torch.from_numpy(content["train_images"].reshape(72, 28, 28, channels))
+    assert torch.equal(loaded.images.permute(0, 2, 3, 1), wanted)
+    assert loaded.labels.tolist() == content["train_labels"].flatten().tolist()
+    assert loaded.test_labels.tolist() == content["test_labels"].flatten().tolist()
+    assert "9 images for validation are left out" in capsys.readouterr().out
+    assert data.load("folder", tmp_path / "medical.npz").image_shape == (channels, 32, 32)
+    np.savez(tmp_path / "train.npz", **{name: part for name, part in content.items() if name.startswith("train")})
+    assert len(data.load("folder", tmp_path / "train.npz", im_size=28).test_labels) == 15
+
+
+@pytest.mark.parametrize("change, named", [
+    ({"train_images": np.zeros((72, 28, 28, 3))}, "train_images are float64"),
+    ({"train_images": np.zeros((72, 3, 28, 28), np.uint8)}, r"train_images are uint8 \(72, 3, 28, 28\)"),
+    ({"test_labels": np.zeros((18, 5), np.uint8)}, r"test_labels are uint8 \(18, 5\)"),
+    ({"train_labels": np.full((72, 1), 0.5)}, "whole number"), ({"train_labels": np.full((72, 1), 3)}, "without a gap"),
+    ({"test_labels": np.full((18, 1), 9)}, "labels .9. in 9 classes"), ({"train_labels": None}, "no train_labels"),
+    ({"train_labels": np.array([open] * 72)}, "allow_pickle=False")])
+def test_npz_of_another_form_is_named(change, named, tmp_path):
+    content = medical() | change
+    np.savez(tmp_path / "m.npz", **{name: part for name, part in content.items() if part is not None})
+    with pytest.raises(UserError, match=named) as refused:
+        data.load("folder", tmp_path / "m.npz")
+    assert "\n" not in str(refused.value) and "m.npz" in str(refused.value)
 
 
 def test_folder_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):

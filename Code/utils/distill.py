@@ -1,10 +1,10 @@
-"""The distillation loop: the one place where synthetic images are updated.
+"""The engine: the one place where synthetic images are updated.
 
 The published loop visits the classes one after another, while one optimizer holds the images of all of
 them and steps after each visit; so a class also moves by momentum at the visits of all the others. Here
 all classes go through a network together. A class's gradient depends on its own images alone, so the
 images are those of that loop: between visits an optimizer's steps with zero gradient have a closed form.
-`tests/reference.py` is the literal loop, and a test holds this engine against it.
+`utils/reference.py` is the literal loop: read it first, and a test holds this engine against it.
 """
 
 import math
@@ -103,6 +103,9 @@ def select_positions(select, data: RealData, pool: Pool, options, max_batch: int
         for rows in data.class_rows:
             parts = np.split(rows, range(max_batch, len(rows), max_batch))
             features = torch.cat([network.embed(data.batch(part), options.embed_last) for part in parts])
+            if not features.isfinite().all():
+                raise UserError(f"--method {options.method}: the network that the images are chosen by has diverged, "
+                                "its features are not finite; choose a lower --lr_net")
             chosen.append(select(features, sets * options.ipc, seed).reshape(sets, options.ipc))
     return np.stack(chosen, axis=1)
 
@@ -167,7 +170,7 @@ class Distillation:
         """
         self.pool.grow(iteration)
         self.optimizer.lr = self.learning_rate(iteration)
-        members, totals = self.pool.matching(iteration), {}
+        members, totals = self.pool.matching(iteration), {}  # drawn once, as published, for all outer loops
         for loop in range(self.options.outer_loop):
             for name, value in self.match(members, iteration, loop).items():
                 totals[name] = totals.get(name, 0) + value
@@ -210,11 +213,15 @@ class Distillation:
     def update_images(self, member: Member, iteration: int, update: int) -> dict[str, Tensor]:
         """One round of class visits on one network; returns the terms by class, each (K,)."""
         data, options = self.data, self.options
+        # What is random: the real images of each class, and its one augmentation.
         positions = self.draws.real_images(iteration, update, data.class_sizes, options.batch_real)
         operations, parameters = self.draws.siamese(iteration, update, self.strategy, data.num_classes)
+        # The network is fixed: only the images have a gradient.
         member.network.train(self.batch_norm).requires_grad_(False)
         judge = self.pool.judge(member, iteration, update)
+        # Each class goes to where the published loop has it when its turn comes.
         self.optimizer.before()
+        # The gradient of each class, as many classes at a time as memory holds.
         gradient, collected = torch.zeros_like(self.images), {}
         for chunk in self._chunks([len(rows) for rows in positions]):
             rows = np.stack([data.class_rows[k][positions[k]] for k in range(chunk.start, chunk.stop)])
@@ -223,6 +230,7 @@ class Distillation:
             gradient[chunk], = torch.autograd.grad(sum(terms.values()).sum(), images)
             for name, value in terms.items():
                 collected.setdefault(name, value.new_zeros(data.num_classes))[chunk] = value.detach()
+        # Other processes have the other classes; then all classes step.
         distributed.all_reduce(gradient, *collected.values())
         self.optimizer.step(gradient.view_as(self.optimizer.images))
         return collected
@@ -231,14 +239,18 @@ class Distillation:
                operations: list[str], parameters: np.ndarray) -> dict[str, Tensor]:
         """Loss terms (k,) of k classes from their synthetic images (k, ipc, ...) and real rows (k, N)."""
         options, network = self.options, member.network
+        # The real side, without a graph.
         real = augment.augment_classes(self.data.batch(rows), operations, parameters)
         z_real = self._embed_real(network, real, chunk)
+        # The synthetic side: formations expanded, then the same augmentation as the real images of the class.
         synthetic = expand_classes(images) if options.aug else images
         synthetic = augment.augment_classes(synthetic, operations, parameters)
         classes, count = synthetic.shape[:2]
         z_syn, logits = self.pool.runner.embed_and_classify(network, synthetic.flatten(0, 1), options.embed_last)
+        # The objective compares the embeddings.
         terms = methods.named_terms(
             self.method.objective(z_syn.unflatten(0, (classes, count)), z_real, options), classes)
+        # As published, cross-entropy counts as much as the network's training accuracy, in percent.
         if options.syn_ce:
             if judge is not member:
                 logits = self.pool.runner.classify(judge.network, synthetic.flatten(0, 1))
@@ -261,6 +273,9 @@ class Distillation:
             member.network.eval()
             parts = [self.pool.runner.classify(member.network, part) for part in images.split(self.max_batch)]
             guess += torch.cat(parts).softmax(dim=1) / len(self.pool.labelling())
+        if not guess.isfinite().all():
+            raise UserError(f"--soft_labels {weight:g}: a network of the pool has diverged, so its labels are not "
+                            "finite; start anew with another --save_path and a lower --lr_net")
         return weight * guess + (1 - weight) * F.one_hot(labels.to(images.device), self.data.num_classes)
 
     @torch.no_grad()

@@ -67,9 +67,9 @@ def write(path: Path, content: dict) -> None:
 def read(path: Path) -> dict:
     """A network's file, tensors on the CPU; nothing in it is run. UserError where it is damaged or something else."""
     try:
-        with files.open_regular(path) as file, warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of what it is about to refuse
-            found = unpickle.load_torch(file)
+            found = unpickle.load_torch(path)
         content = found["content"]
         if found["form"] != FORM or found["checksum"] != checksum(content):
             raise ValueError("its checksum does not match")

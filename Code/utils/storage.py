@@ -1,6 +1,7 @@
 """Synthetic sets: their .pt files, those of others, and their pictures."""
 
 import io
+import math
 import warnings
 from pathlib import Path
 
@@ -89,6 +90,8 @@ def _checked(record: dict, raw: bool = False) -> dict:
             type(value) is kind for name, kind in META_LISTS.items() for value in meta.get(name, [])):
         raise ValueError("its `meta` is damaged")
     image = pairs[0].images[:1].float()
+    if "mean" in meta and not (all(map(math.isfinite, [*meta["mean"], *meta["std"]])) and min(meta["std"]) > 0):
+        raise ValueError("its mean and std are not finite and positive")
     if "mean" in meta and pixels(image, meta).shape != image.shape:
         raise ValueError("its mean and std are not of its channels")
     if meta.get("zca") and not whitening(meta)(image).isfinite().all():
@@ -102,6 +105,8 @@ def _checked(record: dict, raw: bool = False) -> dict:
             right = (len(labels) * meta.get("formation", 1) ** 2, len(meta["class_names"]))
             if soft.shape != right or not soft.is_floating_point() or not soft.isfinite().all():
                 raise ValueError(f"soft labels {tuple(soft.shape)} of {soft.dtype}, not {right} of floats")
+            if soft.min() < 0 or (soft.float().sum(dim=1) - 1).abs().max() > 0.01:
+                raise ValueError("its soft labels are no probabilities")
     elif all(pair.soft is not None for pair in pairs):
         checked["soft_labels"] = [pair.soft for pair in pairs]
     return checked

@@ -19,17 +19,18 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..system import files, logs, unpickle
 from ..system.errors import UserError, reason
-from . import class_order
+from . import class_order, whole_image
 
 ANEW = "unpack or download tiny-imagenet-200.zip again, whose layout is to stay as published"
 LIKE_TRAIN = {"train", "training", "train_set", "trainset", "train_images", "training_set"}  # without capitals
 SUFFIXES = (*IMG_EXTENSIONS, ".jfif", ".jpe", ".gif")
 LEFT_BY_SYSTEMS = {"Thumbs.db", "desktop.ini", "Icon\r", "ehthumbs.db"}
+DECODED = "on white"  # how; a cache of pixels that were decoded otherwise is made anew
 SAID = 10  # of files that are wrong, the first ones are named
 FILES_PER_WORKER = 1000  # a decoding process costs as much as decoding about this many small images
 READ_ONLY = contextvars.ContextVar("READ_ONLY", default=False)  # whether the folder of the data is another's
 MOST_FILE_BYTES, MOST_PIXELS = 2**28, 50_000_000  # of one file, before it is decoded
-FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # of the documented names; others start programs
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # of the documented names; others start programs
 BATCH_BYTES = 2**20  # of pixels that a decoding process hands over at once
 
 
@@ -247,17 +248,17 @@ class _Images(Dataset):
 
     def __getitem__(self, k: int) -> tuple[np.ndarray, str]:
         try:
+            content = self.tree.read(self.names[k])
             # Pillow warns of transparency that is lost
-            content = io.BytesIO(self.tree.read(self.names[k]))
-            with warnings.catch_warnings(action="ignore"), Image.open(content, formats=FORMATS) as image:
+            with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 if image.width * image.height > MOST_PIXELS:
                     return self.broken, (f"{self.names[k]} has {image.width} x {image.height} pixels, more than "
                                          f"{MOST_PIXELS:,}; make it smaller")
-                if image.mode.startswith(("I", "F")):
-                    return self.broken, f"{self.names[k]} has more than 8 bits a channel; convert it to 8"
-                image = ImageOps.exif_transpose(image).convert(self.mode)
+                image = whole_image.as_pixels(image, content, self.mode)
                 pixels = np.array(ImageOps.fit(image, (self.size, self.size), Image.Resampling.BICUBIC)
                                   if image.size != (self.size, self.size) else image)
+        except whole_image.NotWhole as error:
+            return self.broken, f"{self.names[k]} {error}"
         except Exception as error:  # Pillow's decoders raise many kinds
             why = "of no known format" if isinstance(error, UnidentifiedImageError) else reason(error)
             return self.broken, f"{self.names[k]} is not a readable image ({why}); replace or remove it"
@@ -307,7 +308,7 @@ def load_cached(tree: Tree, listing: Listing, channels: int, size: int, cache: P
     """
     names = [[name for name, _ in split] for split in (listing.train, listing.test)]
     stamps = [(name, tree.stamps[name]) for split in names for name in split]
-    key = hashlib.sha256(repr((channels, size, stamps)).encode()).hexdigest()
+    key = hashlib.sha256(repr((DECODED, channels, size, stamps)).encode()).hexdigest()
     try:
         cached = unpickle.load_torch(cache, mmap=True)
         owners = {os.getuid(), 0, tree.root.stat().st_uid}  # another's cache in a shared folder would choose the pixels

@@ -104,8 +104,8 @@ def load(name: str, data_path: str | Path, device: torch.device | str = "cpu", i
 
     data_path: the folder that holds the data set, where missing files are downloaded to. im_size: side of
     the images, None for the data set's own. zca: whiten with statistics of the training images. seed: of
-    the split where a folder has no test images. validation: a fifth of the training images, without
-    which the others are, takes the place of the test images. Raises UserError for an unknown name and for missing or
+    the split where a folder has no test images. validation: a fifth of the training images is left
+    out and takes the place of the test images. Raises UserError for an unknown name and for missing or
     damaged files.
     """
     source = sources.find(name)

@@ -37,7 +37,10 @@ class Arrays(NamedTuple):
     class_names: list[str]
 
     def checked(self) -> "Arrays":
-        """ValueError where images and labels do not belong together."""
+        """ValueError where images and labels do not belong together, or class names are no names."""
+        if len(set(self.class_names)) < len(self.class_names) or not all(
+                isinstance(name, str) and name.strip() for name in self.class_names):
+            raise ValueError(f"class names {listed(self.class_names)[:200]} are not all different names")
         for images, labels in ((self.images, self.labels), (self.test_images, self.test_labels)):
             if images.dtype != torch.uint8 or images.shape[1:] != self.images.shape[1:] or len(images) != len(labels):
                 raise ValueError(f"{len(labels)} labels do not go with {images.dtype} images {tuple(images.shape)}")
@@ -118,7 +121,12 @@ class Source:
                 for folder in sorted(missing, reverse=True):
                     with contextlib.suppress(OSError):  # only empty ones go; a file that came is not to come again
                         folder.rmdir()
-        return self.read(data_path, size)
+        arrays, channels = self.read(data_path, size), len(self.mean or ())
+        shapes = [(channels, side, side) for side in (self.size, size)]
+        for images in (arrays.images, arrays.test_images):
+            if channels and tuple(images.shape[1:]) not in shapes:
+                raise ValueError(f"images of {tuple(images.shape[1:])}, not {shapes[0]} as published")
+        return arrays
 
 
 def _folder_named(data_path: Path, name: str) -> Path | None:
@@ -152,8 +160,45 @@ def _override(folder: Path, name: str, size: int, channels: int) -> Arrays:
     return arrays
 
 
+def _read_npz(path: Path) -> Arrays:
+    """MedMNIST's form: {train,test}_images uint8 (N, H, W) or (N, H, W, C), {train,test}_labels (N,) or (N, 1).
+
+    Without test images the training images are split. UserError for anything else, and for a class without
+    training images. Images for validation are left out.
+    """
+    with np.load(path, allow_pickle=False) as content:
+        def part(split: str) -> tuple[Tensor, Tensor]:
+            images, labels = content[f"{split}_images"], content[f"{split}_labels"]
+            images = images[..., None] if images.ndim == 3 else images
+            labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+            if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != images.shape[2] \
+                    or images.shape[3] not in (1, 3):
+                raise UserError(f"{path.name}: {split}_images are {images.dtype} {images.shape}; square images of "
+                                "uint8 are read, (N, H, H) or (N, H, H, 3)")
+            if labels.shape != images.shape[:1] or not np.array_equal(labels, labels.astype(np.int64)):
+                raise UserError(f"{path.name}: {split}_labels are {labels.dtype} {labels.shape}; a whole number for "
+                                f"each of the {len(images)} images is wanted, (N,) or (N, 1)")
+            return (torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))),
+                    torch.from_numpy(labels.astype(np.int64)))
+
+        lacks = [name for name in ("train_images", "train_labels") if name not in content.files]
+        if lacks:
+            raise UserError(f"{path.name}: it has no {lacks[0]}, but {listed(content.files)}; it is to hold "
+                            "train_images, train_labels, test_images and test_labels")
+        images, labels = part("train")
+        test_images, test_labels = part("test") if "test_images" in content.files else (images[:0], labels[:0])
+        if "val_images" in content.files:
+            print(f"{path.name}: {len(content['val_images'])} images for validation are left out", flush=True)
+    counts = torch.bincount(labels) if len(labels) and labels.min() >= 0 else torch.zeros(1)
+    if not counts.all():
+        raise UserError(f"{path.name}: train_labels are to be 0, 1, ... without a gap")
+    return Arrays(images, labels, test_images, test_labels, [str(k) for k in range(len(counts))])
+
+
 def _read_users(root: Path, size: int) -> Arrays:
     """The user's own images, in one channel if all of them are grey."""
+    if root.suffix.lower() == ".npz":
+        return _read_npz(root)
     arrays = read_images(Path(os.path.abspath(root)), size, 3)
     if all((images == images[:, :1]).all() for images in (arrays.images, arrays.test_images)):
         return arrays._replace(images=arrays.images[:, :1], test_images=arrays.test_images[:, :1])
@@ -245,6 +290,8 @@ def _cifar(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Source
             entries = [content(file) for file in files]
             images = np.concatenate([entry["data"] for entry in entries]).reshape(-1, 3, 32, 32)
             labels = np.concatenate([entry.get("labels") or entry["fine_labels"] for entry in entries])
+            if not np.array_equal(labels, labels.astype(np.int64)):
+                raise ValueError(f"labels in {files[0]} are not whole numbers")
             return torch.from_numpy(images), torch.from_numpy(labels).long()
 
         names = content(dataset.meta["filename"])[dataset.meta["key"]]
@@ -264,7 +311,10 @@ def _read_svhn(root: Path, size: int) -> Arrays:
             raise ValueError(f"{path.name} holds {found}, not X and y of at most {SVHN_MOST} images of 32x32")
         content = scipy.io.loadmat(path)
         images = np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1))
-        return torch.from_numpy(images), torch.from_numpy(content["y"].flatten() % 10).long()
+        labels = content["y"].flatten()
+        if not np.isin(labels, np.arange(1, 11)).all():
+            raise ValueError(f"labels {listed(np.unique(labels).tolist())} in {part}_32x32.mat, not 1 to 10")
+        return torch.from_numpy(images), torch.from_numpy(labels % 10).long()
 
     return Arrays(*images_and_labels("train"), *images_and_labels("test"), [str(digit) for digit in range(10)])
 

@@ -103,6 +103,7 @@ class BatchRunner:
         """
         logits = []
         optimizer.zero_grad()
+        # Gradients of the parts add up to that of the whole batch's mean.
         for out, wanted in zip(self._each(_classify, network, images), self._parts(network, labels), strict=True):
             (F.cross_entropy(out, wanted, reduction="sum") / len(labels)).backward()
             logits.append(out.detach())

@@ -132,7 +132,7 @@ class _Array:
 
     def __setstate__(self, state: tuple):
         _, shape, dtype, fortran, content = state
-        self.value = dtype.array(_as_bytes(content), shape, fortran)
+        self.value = dtype.array(_as_bytes(content), shape, fortran).copy()  # of bytes, which may not be written
 
 
 # The same for torch.load(weights_only=True), which knows tensors, but not NumPy's scalars and arrays.
