@@ -47,10 +47,11 @@ def is_done(options) -> bool:
     path = run_files.set_path(folder)
     if not (path.exists() and run_files.metrics_path(folder).exists()):
         return False
-    meta = storage.load(path)["meta"]
-    if differ := checkpoint.differences(meta["options"], wanted):
-        raise UserError(f"--save_path: {path} was made with {differ}; choose another folder")
-    return run_files.is_finished(meta["iteration"], wanted)
+    with run_files.undamaged(path):
+        meta = storage.load(path)["meta"]
+        if differ := checkpoint.differences(meta["options"], wanted):
+            raise UserError(f"--save_path: {path} was made with {differ}; choose another folder")
+        return run_files.is_finished(meta["iteration"], wanted)
 
 
 def summarise(method: str, cells: list[argparse.Namespace]) -> list[dict]:
@@ -133,7 +134,9 @@ def kept_budget(path: Path, wanted: dict) -> dict[str, int]:
     try:
         kept = json.loads(files.read_text(path))
         iterations, differ = kept["iterations"], checkpoint.differences(kept["options"], wanted)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        if not all(type(count) is int and count > 0 for count in iterations.values()):
+            raise ValueError("no iterations")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path}: damaged; remove it, to time the methods anew, or choose another "
                         "--save_path") from None
     if differ:
@@ -197,7 +200,8 @@ def main() -> None:
         for k, (method, options) in enumerate(waiting, 1):
             print(f"== run {k}/{len(waiting)}: {method}, IPC {options.ipc}, seed {options.seed}", flush=True)
             experiment.run(options)
-        rows = [row for method, cells in runs for row in summarise(method, cells)]
+        with run_files.undamaged(shared.save_path):
+            rows = [row for method, cells in runs for row in summarise(method, cells)]
         leave(rows, shared)
 
 

@@ -8,7 +8,6 @@ by the run's own protocol, which needs the data set. Leaves report.html, a singl
 network, and report.md with its pictures in report_files/.
 """
 
-import contextlib
 import json
 import os
 import re
@@ -30,10 +29,10 @@ from utils.data import RealData, sources
 from utils.distill import initial_images
 from utils.draws import Draws
 from utils.options import as_path, build_parser, new_parser, whole_number
-from utils.run_files import is_finished, losses_path, metrics_path, options_path, picture_path, set_path
+from utils.run_files import is_finished, losses_path, metrics_path, options_path, picture_path, set_path, undamaged
 from utils.summary import table_cell
 from utils.system import files, logs, memory
-from utils.system.errors import UserError, reason
+from utils.system.errors import UserError, in_one_line
 from utils.system.reporting import reported
 
 PAGE_BYTES = 8_000_000  # of pixels, shared out among the views of the sets on a page
@@ -59,16 +58,6 @@ def parse() -> Namespace:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="to train it on")
     parser.add_argument("--max_batch", type=whole_number(1), help="images per network pass; None: each run's own")
     return parser.parse_args()
-
-
-@contextlib.contextmanager
-def undamaged(place: Path):
-    """Around reading what a run left: whatever is not as a run leaves it becomes a UserError."""
-    try:
-        yield
-    except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{place}: damaged, or not what a run leaves ({reason(error)}); remove it or run it "
-                        "again") from None
 
 
 def checked_options(saved: dict) -> dict:
@@ -110,7 +99,7 @@ class Run:
         self.versions = ", ".join(f"{name} {version}" for name, version in self.meta["version"].items())
         self.metrics = files.read_json_lines(metrics_path(folder))
         self.losses = files.read_json_lines(losses_path(folder))
-        self.class_names, self.formation = self.meta["class_names"], self.meta["formation"]
+        self.class_names, self.formation = list(map(in_one_line, self.meta["class_names"])), self.meta["formation"]
         self.iterations = self.meta["iteration"]
         self.protocol_epochs = about["options"]["epoch_eval_train"]
         self.paper = paper.accuracy(self.options.method, self.options.dataset, self.options.ipc)
@@ -190,7 +179,7 @@ def find_runs(options) -> list[Run]:
             raise UserError(f"{folder}: not a folder; give what a run left in --save_path")
         for run_folder in sorted(path.parent for path in folder.rglob("options.json")):
             if not set_path(run_folder).exists():
-                print(f"note: {run_folder} has no evaluated set yet and is left out", flush=True)
+                print(f"note: {in_one_line(run_folder)} has no evaluated set yet and is left out", flush=True)
                 continue
             with undamaged(run_folder):
                 runs[run_folder.resolve()] = Run(run_folder, given)
@@ -287,8 +276,8 @@ def judge(run: Run, data: RealData) -> dict:
         "real": len(real), "synthetic": len(synthetic),
         "classes": f"the first {shown} of {classes} classes" if shown < classes else "",
         "embeddings": figures.embeddings(tsne.fit_transform(embedded), classes_of,
-                                         np.arange(len(points)) < len(real), data.class_names[:shown]),
-        "confusion": figures.confusion(shares, data.class_names), "confused": most_confused(shares, data.class_names)}
+                                         np.arange(len(points)) < len(real), run.class_names[:shown]),
+        "confusion": figures.confusion(shares, run.class_names), "confused": most_confused(shares, run.class_names)}
 
 
 def first_of_each(labels: Tensor, classes: int, count: int) -> Tensor:
@@ -319,7 +308,7 @@ def section(number: int, run: Run, budget: int, quick: bool) -> dict:
                 data = load_test_data(run.options, run.meta)
                 start, judged = start_of(run, data), judge(run, data)
         except UserError as error:
-            why = f"left out: {error}"
+            why = f"left out: {in_one_line(error)}"
             print(f"note: {run.title}: embeddings and confusion are {why}", flush=True)
     with undamaged(run.folder):
         terms = dict.fromkeys(term for line in run.losses for term in line["terms"])
@@ -364,7 +353,7 @@ def save_pictures(part: dict, folder: Path) -> dict[str, str]:
 
 def markdown(text: str) -> str:
     """Text as it is to be read, whatever signs of Markdown or HTML are in it."""
-    return re.sub(r"([\\`*_{}\[\]<>|#&~])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"([\\`*_{}\[\]<>|#&~])", r"\\\1", in_one_line(" ".join(str(text).split())))
 
 
 def write(sections: list[dict], target: Path) -> None:

@@ -114,11 +114,18 @@ def test_only_whole_parts_are_compiled(compiled, noted, monkeypatch):
     assert sizes == noted and layouts == {(60, 1, 15, 3) if compiled else (60, 20, 5, 1)}
 
 
+@pytest.fixture
+def tf32_as_before():
+    """Puts the process's settings back."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
 @pytest.mark.parametrize("precision, convolutions, products", [
     (None, True, False), ("fp32", False, False), ("tf32", True, True), ("bf16", False, False)])
-def test_tf32_on_a_gpu_is_as_pytorch_has_it_unless_asked_for(precision, convolutions, products, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # PyTorch's defaults, put back after the test
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+def test_tf32_on_a_gpu_is_as_pytorch_has_it_unless_asked_for(precision, convolutions, products, tf32_as_before):
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = True, False  # PyTorch's defaults
     BatchRunner(torch.device("cuda"), precision, False)
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (convolutions, products)
 

@@ -361,3 +361,11 @@ def test_scripts_that_torchrun_cannot_share_say_so(script, monkeypatch):
     flags = ["--to", "none", "none.pt"] if script == "publish.py" else []
     error, = call_script(script, *flags, expect=2).stderr.splitlines()
     assert error == f"{script}: error: torchrun: this script runs in one process alone; start it with python3"
+
+
+@pytest.mark.parametrize("word", ["--outer_loop=--", "--data_path=--", "--method=--"])
+def test_two_dashes_are_no_value(word, make_options, capsys):
+    """argparse makes an empty list of them."""
+    with pytest.raises(SystemExit) as end:
+        make_options(word)
+    assert end.value.code == 2 and f"{word}: no value" in capsys.readouterr().err

@@ -5,12 +5,14 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 import children
 import compare
 from conftest import SHORT, call_script, run_script
-from utils import figures, options, storage
+from utils import figures, options, run_files, storage
 from utils.system import files
+from utils.system.errors import UserError
 
 FLAGS = ["--dataset", "digits", *SHORT, "--ipcs", 1, 2, "--seeds", 0, 1]
 METHODS = ["--methods", "random", "random --aug", "DM", "BACON --no-aug --tv_weight 0"]
@@ -154,3 +156,23 @@ def test_bad_input_is_one_line_before_anything_runs(compared, flags, named):
     done = call_script("compare.py", *FLAGS, "--save_path", folder, *flags, expect=2)
     assert len(done.stderr.splitlines()) == 1 and named in done.stderr and "== run" not in done.stdout
     assert sets(folder) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"iterations": {"a": "3"}, "options": {}}', b"[" * 10**5, b"\xff",
+                                     b'{"iterations": {"a": -1}, "options": {}}',
+                                     b'{"iterations": [1], "options": {}}'])
+def test_a_damaged_budget_is_one_line(content, tmp_path):
+    (tmp_path / "budget.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"budget\.json: damaged; remove it") as error:
+        compare.kept_budget(tmp_path / "budget.json", {})
+    assert "\n" not in str(error.value)
+
+
+def test_a_foreign_set_in_place_of_ours_is_one_line(tmp_path, make_options):
+    options = make_options("--save_path", tmp_path)
+    metrics = run_files.metrics_path(run_files.run_folder(options))
+    metrics.parent.mkdir()
+    metrics.write_text("")
+    torch.save({"data": [[torch.randn(10, 1, 16, 16), torch.arange(10)]]}, tmp_path / f"res_{metrics.parent.name}.pt")
+    with pytest.raises(UserError, match="damaged, or not what a run leaves"):
+        compare.is_done(options)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 
 import children
 from conftest import CODE, TINY, run_script
-from utils import storage
+from utils import checkpoint, storage
 from utils.system import distributed, files
 from utils.system.errors import UserError
 
@@ -84,6 +85,40 @@ def test_killed_process_ends_the_others(alone, kind, victim, tmp_path):
     ranks = start_ranks(tmp_path, 2, *SINGLY, "--resume", "auto")
     assert [rank.wait() for rank in ranks] == [0, 0] and ranks[0].output().startswith("resumed: ")
     assert torch.equal(result(tmp_path)[0], result(alone)[0])
+
+
+def wait_a_second():
+    distributed.JOINING = timedelta(seconds=1)
+
+
+def test_a_process_does_not_wait_long_for_others_that_never_come(tmp_path):
+    begun = time.monotonic()
+    first, second = start_ranks(tmp_path, 2, *SINGLY, prepare=wait_a_second)
+    second.process.kill()
+    assert first.wait(60) == 1 and time.monotonic() - begun < 60
+    line, = [line for line in first.error().splitlines() if "error: " in line]
+    assert "another process of this run has ended" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["start", "middle"])
+def test_processes_end_with_torchrun(moment, tmp_path):
+    flags = [*map(str, SINGLY), "--Iteration", "10000", "--eval_interval", "10000", "--save_path", tmp_path / "result"]
+    run = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "BACON_digits.py",
+                            *flags], cwd=CODE, stderr=subprocess.DEVNULL)
+    workers = []
+    while len(workers) < 2 or not (moment == "start" or (tmp_path / "result" / RUN / "checkpoint.ckpt").exists()):
+        workers = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+        assert run.poll() is None
+        time.sleep(0.1)
+    run.kill()
+    run.wait()
+    begun = time.monotonic()
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() - begun < (330 if moment == "start" else 60)
+        time.sleep(0.1)
+    if moment == "middle":
+        assert checkpoint.read(tmp_path / "result" / RUN / "checkpoint.ckpt")["iteration"] >= 1
 
 
 def test_signal_to_one_process_stops_all(alone, tmp_path):

@@ -1,5 +1,6 @@
 """What goes wrong while a run works: it ends with one line, and what was kept before stays whole."""
 
+import errno
 import json
 import os
 import resource
@@ -19,7 +20,7 @@ from conftest import CODE, TINY
 from utils import checkpoint, losses
 from utils.distill import Distillation
 from utils.system import files
-from utils.system.errors import is_out_of_memory
+from utils.system.errors import UserError, is_out_of_memory
 
 RUN = "BACON_digits_ConvNetW32_1ipc"
 FLAGS = [*TINY, "--Iteration", 4, "--eval_interval", 2, "--num_eval", 1, "--save_path", "result"]
@@ -201,6 +202,55 @@ def test_lost_output_does_not_end_a_run(into, note, tmp_path):
     assert (run.returncode, run.stderr) == (0, note), run.stderr
     assert ("\\xfc/" in run.stdout) == (not into)
     assert (tmp_path / "ü" / RUN / "checkpoint.ckpt").exists()
+
+
+@pytest.mark.parametrize("into", ["> /dev/full 2>&1", ">&- 2>&-", "2>&1 | head -c 1 > /dev/null; exit ${PIPESTATUS[0]}",
+                                  "2> /dev/full", "> /dev/full 2>&-"])
+def test_both_streams_lost(into, tmp_path):
+    """The note about the one is not to end the run at the other; nor does either change how a run ends."""
+    def run(*flags):
+        command = ["bash", "-c", f'"$@" {into}', "bash", sys.executable, "-u", CODE / "BACON_digits.py", *TINY,
+                   "--save_path", tmp_path, *flags]
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+
+    done = run()
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert checkpoint.read(tmp_path / RUN / checkpoint.LAST)["experiment"] == 1
+    done = run("--ipc", 1000)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+def lose_both_and_stop(event):
+    for number in (1, 2):
+        os.dup2(os.open("/dev/full", os.O_WRONLY), number)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_signal_while_both_streams_are_lost(tmp_path):
+    child = children.run(tmp_path, *FLAGS, expect=143, prepare=children.Events(lose_both_and_stop, "pool training", 3))
+    assert "Traceback" not in child.error() and last_checkpoint(tmp_path)["iteration"] >= 1
+    children.run(tmp_path, *RESUME)
+
+
+def test_names_do_not_forge_lines_of_output(tmp_path):
+    """Nor move the cursor of a terminal."""
+    name = "a\nBACON_digits.py: result: 100 %\x1b[2J\u202e\udcff"
+    for flags in (["--data_path", tmp_path / name, "--dataset", "folder"], ["--model", name],
+                  ["--resume", tmp_path / name]):
+        line, = children.run(tmp_path, *FLAGS, *flags, expect=2).error().splitlines()
+        assert line.startswith("BACON_digits.py: error: ") and line.isprintable() and "\\x1b[2J" in line
+
+
+def test_a_file_that_cannot_be_removed_is_one_line(tmp_path, monkeypatch):
+    """Such as where the disk has become read-only."""
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    (tmp_path / "old").write_text("")
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(UserError, match=r"old: cannot be removed \(Read-only file system\); "):
+        files.remove(tmp_path, "o*")
 
 
 def test_files_are_for_whom_the_umask_says(tmp_path, monkeypatch):

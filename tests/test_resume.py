@@ -8,6 +8,7 @@ import shutil
 import signal
 import stat
 import sys
+import threading
 import time
 
 import numpy as np
@@ -161,7 +162,7 @@ def test_checkpoint_holds_all_that_the_next_iteration_depends_on(digits, make_op
 
 @pytest.mark.parametrize("number, code, kind, nth, iteration", [
     (signal.SIGTERM, 143, "pool training", 3, 2), (signal.SIGINT, 130, "step of evaluation", 5, 4),
-    (signal.SIGUSR1, 138, "pool training", 1, 1)])
+    (signal.SIGUSR1, 138, "pool training", 1, 1), (signal.SIGHUP, 129, "pool training", 2, 1)])
 def test_signal_keeps_the_work_and_says_how_to_go_on(whole, number, code, kind, nth, iteration, tmp_path):
     """The iteration is finished; an evaluation is not, because it can take hours: it is done again."""
     child = children.run(tmp_path, *FLAGS, "--checkpoint_minutes", 1000, expect=code,
@@ -190,6 +191,21 @@ def ctrl_c_while_loading():
 def test_ctrl_c_before_the_run_begins(tmp_path):
     child = children.run(tmp_path, *FLAGS, expect=130, prepare=ctrl_c_while_loading)
     assert child.error() == "BACON_digits.py: stopped by Ctrl-C\n" and not (tmp_path / "result").exists()
+
+
+def test_no_signals_are_taken_outside_the_main_thread_nor_under_nohup():
+    def enter():
+        with signals.Interrupts() as interrupts:
+            seen.append(interrupts.before)
+
+    seen, thread = [], threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert seen == [{}]
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    enter()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN and signal.SIGHUP not in seen[1]
+    signal.signal(signal.SIGHUP, before)
 
 
 def test_signals_are_as_before_after_a_run():
@@ -371,6 +387,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"experiment": "1"}, {"last": [{"images": 1}]}, {"metrics": None},
+                                    {"iteration": 99}, {"experiment": -1}, {"seconds": float("nan")}, {"best": []},
                                     {"distillation": {"images": torch.zeros(2)}}], ids=lambda change: "".join(change))
 def test_checkpoint_that_does_not_fit_is_one_line(killed, change, tmp_path):
     last = copy(killed, tmp_path) / checkpoint.LAST

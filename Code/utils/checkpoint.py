@@ -7,6 +7,7 @@ what torch.save writes. It holds no random state, because draws have none (draws
 import contextlib
 import hashlib
 import io
+import math
 import os
 from pathlib import Path
 
@@ -76,6 +77,8 @@ def read(path: Path) -> dict:
     if not isinstance(state, dict) or state.keys() != CONTENT.keys() or not all(
             isinstance(state[name], kind) for name, kind in CONTENT.items()):
         raise UserError(f"{path}: not a checkpoint of this version")
+    if min(state["experiment"], state["iteration"]) < 0 or not 0 <= state["seconds"] < math.inf:
+        raise UserError(f"{path}: not a checkpoint of a run (its counts cannot be)")
     return state
 
 
@@ -118,6 +121,10 @@ def find(folder: Path, resume: str | None, options: dict) -> dict | None:
     if differ := differences(state["options"] | {"num_exp": experiments}, options):
         raise UserError(f"--resume: {used} was made with {differ}; leave these as they were, or start a new run with "
                         "another --save_path")
+    if state["iteration"] > options["Iteration"] or len(state["last"]) != len(state["best"]) or (
+            len(state["last"]) - state["experiment"] not in (0, 1)):
+        raise UserError(f"--resume: {used} has counts that no run of these options has; start anew with another "
+                        "--save_path")
     return state
 
 

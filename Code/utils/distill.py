@@ -148,6 +148,8 @@ class Distillation:
 
     def restore(self, state: dict):
         """Goes back to a `state()` of a run with the same options."""
+        if state["images"].shape != self.images.shape or not state["images"].isfinite().all():
+            raise ValueError("its images are of another shape, or not finite")
         self.images.copy_(state["images"])
         for name in self.optimizer.STATE:
             value = state["optimizer"][name]

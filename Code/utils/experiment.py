@@ -77,6 +77,8 @@ def distil(experiment: int, record: Record, interrupts: Interrupts, state: dict 
     if state and state["distillation"]:
         with checkpoint.fitting():
             distillation.restore(state["distillation"])
+            if state["iteration"] and not distillation.pool.members:
+                raise ValueError("its pool is empty")
         first, begun = state["iteration"], begun - state["seconds"]
 
     progress = logs.Progress(f"experiment {experiment + 1}/{options.num_exp}", options.Iteration, first=first,

@@ -10,7 +10,7 @@ from . import augment, evaluation, methods, networks
 from .data import sources
 from .networks import batches
 from .system import memory
-from .system.errors import UserError
+from .system.errors import UserError, in_one_line
 
 # Flags of the published scripts that nothing there reads. They are taken so that its commands run.
 DEAD_FLAGS = ("net_train_real", "no_net_train_real", "mismatch_lambda", "dis_metric", "inner_loop", "last",
@@ -27,8 +27,14 @@ MOST_SEED = 2**32 - 1  # that scikit-learn takes
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line."""
 
+    def parse_known_args(self, args=None, namespace=None):
+        for word in sys.argv[1:] if args is None else args:
+            if word.startswith("--") and word.endswith("=--"):  # of which argparse makes an empty list
+                self.error(f"{word}: no value; give one")
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {in_one_line(message)}\n")
 
 
 def accepted_by(check: Callable[[str], object]) -> Callable[[str], str]:

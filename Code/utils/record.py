@@ -108,7 +108,7 @@ class Record:
         """Its records are written anew, so that a resumed run has no point twice."""
         from torch.utils.tensorboard import SummaryWriter
         for path in self.folder.glob("events.out.tfevents.*"):
-            path.unlink()
+            files.remove(self.folder, path.name)
         self.tensorboard = SummaryWriter(self.folder)
         for line in self.metrics:
             self._add_point(line)
@@ -205,9 +205,9 @@ class Record:
 
     def end(self) -> None:
         """Drops the checkpoint before the last, and prints the result, the best beside it, and where the files are."""
-        files.remove(self.folder, checkpoint.PREVIOUS)
         for model in self.models:
             last, best = accuracies_of(self.last, model), accuracies_of(self.best, model)
             print(f"result: {percent(last)} (last iteration, {len(last)} {model} over {len(self.last)} experiments)")
             print(f"best:   {percent(best)} (iteration chosen on test accuracy)")
         print(f"set: {self.set_path}  best set: {self.best_path}  records: {self.folder}")
+        files.remove(self.folder, checkpoint.PREVIOUS)

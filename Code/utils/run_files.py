@@ -3,6 +3,7 @@
 A run has a folder of its own below --save_path. Its sets and pictures lie beside that folder, under the same name.
 """
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import torch
 
 from .system import device
+from .system.errors import UserError, reason
 
 
 def in_file_names(method: str) -> str:
@@ -65,6 +67,16 @@ def losses_path(folder: Path) -> Path:
 def is_finished(iterations: list[int], options: dict) -> bool:
     """Whether sets of these iterations, one for each experiment, are all that a run of these options is to make."""
     return iterations == [options["Iteration"]] * options["num_exp"]
+
+
+@contextlib.contextmanager
+def undamaged(place: Path):
+    """Around reading what a run left: whatever is not as a run leaves it becomes a UserError."""
+    try:
+        yield
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{place}: damaged, or not what a run leaves ({reason(error)}); remove it or run it "
+                        "again") from None
 
 
 def plain(options) -> dict:

@@ -7,8 +7,10 @@ process, nothing here does anything.
 """
 
 import contextlib
+import ctypes
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -19,6 +21,8 @@ from torch import Tensor
 
 from .errors import UserError, is_out_of_memory, reason
 
+JOINING = timedelta(minutes=5)  # to find the others, who are started together
+PR_SET_PDEATHSIG = 1  # of Linux' prctl.h
 PATIENCE = timedelta(days=1)  # an evaluation that others wait for takes long; a process that ends is noticed at once
 
 
@@ -56,11 +60,29 @@ def process_group(device: torch.device):
             raise UserError(f"torchrun: {here} processes on a machine with {gpus} GPUs; start at most one for each GPU")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
+    _end_with_parent(signal.SIGKILL)  # a process that waits for others in here hears no other signal
     with _others_alive():
-        dist.init_process_group(backend, timeout=PATIENCE)
+        dist.init_process_group(backend, timeout=JOINING)
+        _set_timeout(PATIENCE)
+    _end_with_parent(signal.SIGTERM)  # on which a run keeps its work
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if rank() else sys.stdout):
         yield
     dist.destroy_process_group()
+
+
+def _end_with_parent(number: int) -> None:
+    """From now on this signal comes when the process that started this one ends: torchrun. On Linux alone."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None and sys.platform.startswith("linux"):
+        prctl(PR_SET_PDEATHSIG, number)
+
+
+def _set_timeout(timeout: timedelta) -> None:
+    """Of all that the processes wait for from now on."""
+    if hasattr(dist, "set_timeout"):
+        dist.set_timeout(timeout)
+    else:  # of older versions of PyTorch
+        dist.distributed_c10d._set_pg_timeout(timeout)
 
 
 @contextlib.contextmanager

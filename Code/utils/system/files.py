@@ -72,7 +72,11 @@ def remove(folder: Path, *names: str) -> None:
     """Removes the files of a folder whose names match one of these patterns."""
     for name in names:
         for path in folder.glob(name):
-            path.unlink()
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise UserError(f"{path}: cannot be removed ({error.strerror}); put the folder right, then start "
+                                "again, a run with --resume auto") from None
 
 
 def remove_temporary(folder: Path, *names: str) -> None:

@@ -14,10 +14,13 @@ PLAIN_SECONDS, BAR_SECONDS = 10.0, 1.0  # between plain lines, and between the n
 
 
 class Output:
-    """Standard output that work outlives: after what it cannot take, its reader gone or its disk full, it takes all."""
+    """A stream that work outlives: after what it cannot take, its reader gone or its disk full, it takes all.
 
-    def __init__(self, stream: TextIO):
-        self.stream = stream
+    note: where one line says so; of standard error itself nothing can.
+    """
+
+    def __init__(self, stream: TextIO, note: TextIO | None = None):
+        self.stream, self.note = stream, note
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # of letters that its encoding lacks
 
@@ -37,8 +40,10 @@ class Output:
         try:
             yield
         except OSError as error:
-            print(f"note: output cannot be written ({error.strerror}); going on without", file=sys.stderr)
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            if self.note:
+                print(f"note: output cannot be written ({error.strerror}); going on without", file=self.note,
+                      flush=True)
 
 
 class Progress:

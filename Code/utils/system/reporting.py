@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from . import distributed, logs
-from .errors import UserError
+from .errors import UserError, in_one_line
 from .signals import Stopped, ending_on_sigterm
 
 
@@ -14,21 +14,30 @@ from .signals import Stopped, ending_on_sigterm
 def reported(alone: bool = False):
     """Around a whole script: bad input and signals end it with one line and the exit code that belongs to them.
 
-    alone: it cannot share its work with others, which torchrun would start.
+    alone: it cannot share its work with others, which torchrun would start. Neither stream ends it when it is lost.
     """
+    with open(os.devnull, "w") as nowhere:
+        errors = logs.Output(sys.stderr or nowhere)
+        output = logs.Output(sys.stdout or nowhere, note=errors)
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors), _ended_in_one_line():
+            if alone and distributed.started_by_torchrun():
+                raise UserError("torchrun: this script runs in one process alone; start it with python3")
+            with ending_on_sigterm():
+                yield
+
+
+@contextlib.contextmanager
+def _ended_in_one_line():
+    name = Path(sys.argv[0]).name
     try:
-        if alone and distributed.started_by_torchrun():
-            raise UserError("torchrun: this script runs in one process alone; start it with python3")
-        with (open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(logs.Output(sys.stdout or nowhere)),
-              ending_on_sigterm()):
-            yield
+        yield
     except (UserError, distributed.ProcessLost) as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        print(f"{name}: error: {in_one_line(error)}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
     except Stopped as stopped:
         if distributed.rank() == 0:
-            print(f"{Path(sys.argv[0]).name}: {stopped}", file=sys.stderr)
+            print(f"{name}: {in_one_line(stopped)}", file=sys.stderr, flush=True)
         sys.exit(stopped.exit_code)
     except KeyboardInterrupt:  # where no `Interrupts` notes it
-        print(f"{Path(sys.argv[0]).name}: stopped by Ctrl-C", file=sys.stderr)
+        print(f"{name}: stopped by Ctrl-C", file=sys.stderr, flush=True)
         sys.exit(130)

@@ -5,11 +5,12 @@ import os
 import shlex
 import signal
 import sys
+import threading
 
 from . import distributed
 
 # SLURM sends SIGTERM before it preempts, and SIGUSR1 where a job asks for that with --signal.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class Stopped(Exception):
@@ -30,7 +31,9 @@ class Interrupts:
         self.received = 0
 
     def __enter__(self):
-        self.before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # as nohup has SIGHUP
+        alone = threading.current_thread() is not threading.main_thread()  # where Python hears no signals
+        self.before = {number: signal.signal(number, self._note) for number in heard} if not alone else {}
         return self
 
     def __exit__(self, *_):
@@ -42,7 +45,8 @@ class Interrupts:
         if distributed.world_size() > 1:  # torchrun passes on what the terminal has already sent
             return
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.write(2, b"stopping as soon as the work is kept; Ctrl-C stops at once\n")  # print is not for signal handlers
+        with contextlib.suppress(OSError):  # print is not for signal handlers
+            os.write(2, b"stopping as soon as the work is kept; Ctrl-C stops at once\n")
 
     def check(self):
         """Raises Stopped if a signal has come."""
