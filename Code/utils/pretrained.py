@@ -126,7 +126,7 @@ def train(folder: Path, number: int, data: RealData, options) -> bool:
     """
     path = file_of(folder, number)
     with files.writing(path):
-        lock = (folder / f".{path.name}.lock").open("a")
+        lock = files.open_to_append(folder / f".{path.name}.lock")
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
