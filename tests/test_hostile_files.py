@@ -282,3 +282,14 @@ def test_annotations_do_not_lead_out_of_the_folder(tmp_path):
     (folder / "val" / "val_annotations.txt").write_text("../../../secret.png\tn00000000\n")
     with pytest.raises(UserError, match="is not there"):
         data.load("TinyImageNet", tmp_path)
+
+
+def test_arrays_of_others_that_are_bombs_or_pipes(tmp_path):
+    path = tmp_path / "set.npz"
+    np.savez_compressed(path, images=np.zeros((10**5, 1, 32, 32), np.float32), labels=np.zeros(10**5, np.int64))
+    assert "more than 100 times" in measured(lambda: storage.load(path))
+    for name in ("pipe.npz", "pipe.npy"):
+        os.mkfifo(tmp_path / name)
+        measured(lambda name=name: storage.load(tmp_path / name))
+    np.savez_compressed(path, images=np.random.randn(10, 1, 8, 8).astype(np.float32), labels=np.arange(10))
+    assert storage.load(path)["data"][0][0].shape == (10, 1, 8, 8)

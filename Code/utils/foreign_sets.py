@@ -1,5 +1,6 @@
 """Synthetic sets of other projects: which forms they have, what their parts are taken for, and in which unit."""
 
+import io
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from .data import RealData
 from .data.class_order import listed
+from .system import files
 from .system.errors import UserError
 
 FORMS = ('{"data": [[images, labels], ...]}, [images, labels], {"images": ..., "labels": ...} in .pt or .pkl, arrays '
@@ -20,6 +22,7 @@ LABELS = ("labels", "label", "label_syn", "syn_labels", "labels_train", "train_l
           "soft_labels")
 UNITS = {"normalised": None, "0..1": (0, 1), "0..255": (0, 255), "-1..1": (-1, 1)}  # --pixels -> black and white
 FAR = 10  # times the largest value of the real images: no synthetic image that was trained on has such values
+MOST_COMPRESSED = 100  # times: what a compressed file may unfold to; images compress less
 
 
 class Pair(NamedTuple):
@@ -49,8 +52,12 @@ def parts(folder: Path) -> dict[str, Path]:
 
 def arrays(path: Path) -> dict[str, np.ndarray] | np.ndarray:
     """The content of an .npz or .npy file; objects, which could run code, are refused by NumPy."""
+    with files.open_regular(path) as file:
+        size = file.seek(0, io.SEEK_END)
     if path.suffix.lower() == ".npz":
         with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as content:
+            if sum(entry.file_size for entry in archive.infolist()) > max(MOST_COMPRESSED * size, 2**20):
+                raise ValueError(f"its arrays are more than {MOST_COMPRESSED} times the size of the file")
             if archive.testzip():
                 raise ValueError("it is damaged")
             return {name: content[name] for name in content.files}

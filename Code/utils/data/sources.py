@@ -96,7 +96,9 @@ class Source:
                             f"files {', '.join(self.files)} there, or delete those that are damaged and connect to "
                             "the internet, from where missing ones come") from None
         channels, *sides = arrays.images.shape[1:]
-        if sides not in ([size, size], [self.size, self.size]) or (self.mean and channels != len(self.mean)):
+        right = channels == len(self.mean) and sides in ([size, size], [self.size, self.size]) if self.mean else all(
+            0 < side <= 10_000 for side in sides)  # the user's own may have any
+        if not right:
             raise UserError(f"--data_path {data_path}: {name} has images {tuple(arrays.images.shape[1:])}, not of "
                             f"{self.size}x{self.size} pixels; put the published files there")
         if sides == [size, size]:

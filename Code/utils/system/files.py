@@ -131,7 +131,7 @@ def _open_regular(path: str, flags: int) -> int:
     handle = os.open(path, flags | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError(errno.EINVAL, "not a regular file", path)
+        raise OSError(errno.ENODEV, "not a regular file", path)
     return handle
 
 
