@@ -68,7 +68,8 @@ def test_set_made_under_another_order_of_classes():
     """As from named folders that were sorted: its labels are those of its own names."""
     data = load("digits", "")
     names = [str(k) for k in (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)]
-    options = Namespace(dataset="digits", data_path="", device="cpu", im_size=None, zca=False, seed=0, synthetic="s.pt")
+    options = Namespace(dataset="digits", data_path="", device="cpu", im_size=None, zca=False, seed=0, synthetic="s.pt",
+                        validation=False)
     loaded = evaluate.load_test_data(options, {"class_names": names, "dataset": "digits"})
     assert loaded.class_names == names
     assert [names[k] for k in loaded.test_labels.tolist()] == [str(k) for k in data.test_labels.tolist()]

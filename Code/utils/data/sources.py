@@ -95,13 +95,7 @@ class Source:
             raise UserError(f"--data_path {data_path}: cannot load {name} ({reason(error)}); put the whole, undamaged "
                             f"files {', '.join(self.files)} there, or delete those that are damaged and connect to "
                             "the internet, from where missing ones come") from None
-        channels, *sides = arrays.images.shape[1:]
-        right = channels == len(self.mean) and sides in ([size, size], [self.size, self.size]) if self.mean else all(
-            0 < side <= 10_000 for side in sides)  # the user's own may have any
-        if not right:
-            raise UserError(f"--data_path {data_path}: {name} has images {tuple(arrays.images.shape[1:])}, not of "
-                            f"{self.size}x{self.size} pixels; put the published files there")
-        if sides == [size, size]:
+        if arrays.images.shape[2:] == (size, size):
             return arrays
         return arrays._replace(images=resize(arrays.images, [size, size]),
                                test_images=resize(arrays.test_images, [size, size]))
@@ -123,12 +117,18 @@ class Source:
                 for folder in sorted(missing, reverse=True):
                     with contextlib.suppress(OSError):  # only empty ones go; a file that came is not to come again
                         folder.rmdir()
-        arrays, channels = self.read(data_path, size), len(self.mean or ())
-        shapes = [(channels, side, side) for side in (self.size, size)]
-        for images in (arrays.images, arrays.test_images):
-            if channels and tuple(images.shape[1:]) not in shapes:
-                raise ValueError(f"images of {tuple(images.shape[1:])}, not {shapes[0]} as published")
+        arrays = self.read(data_path, size)
+        for images in (arrays.images, arrays.test_images):  # each by its own shape
+            self._check_shape(images, size)
         return arrays
+
+    def _check_shape(self, images: Tensor, size: int) -> None:
+        """UserError where images are not of the published shape, or of a square of one's own."""
+        channels, *sides = images.shape[1:]
+        own = not self.mean and sides[:1] == sides[1:]
+        if not own and (sides not in ([size, size], [self.size, self.size]) or channels != len(self.mean)):
+            raise UserError(f"its images are {tuple(images.shape[1:])}, not "
+                            f"{(len(self.mean or (1,)), self.size, self.size)} as published; put those files there")
 
 
 def _folder_named(data_path: Path, name: str) -> Path | None:
