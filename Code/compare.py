@@ -165,7 +165,7 @@ def set_budget(runs: list[tuple[str, list[argparse.Namespace]]], minutes: float,
             options.Iteration = iterations[name]
 
 
-def leave(rows: list[dict], shared: argparse.Namespace) -> None:
+def write_results(rows: list[dict], shared: argparse.Namespace) -> None:
     """Writes the table, the rows and the plot, and prints the table."""
     files.write_text(shared.save_path / "compare.md", table(shared.dataset, rows))
     files.write_json(shared.save_path / "compare.json", {
@@ -202,7 +202,7 @@ def main() -> None:
             experiment.run(options)
         with run_files.undamaged(shared.save_path):
             rows = [row for method, cells in runs for row in summarise(method, cells)]
-        leave(rows, shared)
+        write_results(rows, shared)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def plot(compared: list[tuple[list[Row], Record]], path: Path) -> None:
 
 def main() -> None:
     parser = new_parser(__doc__)
-    parser.add_argument("--save_path", default="result/demo", help="folder for sets, pictures and records")
+    parser.add_argument("--save_path", default="result/demo", help="folder for sets, pictures and the files of runs")
     parser.add_argument("--resume", choices=("auto",), default="auto", help="it goes on where it was stopped")
     options = parser.parse_args()
     compared = [compare(ipc, ["--save_path", options.save_path, "--resume", options.resume]) for ipc in (1, 10)]

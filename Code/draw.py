@@ -65,13 +65,13 @@ def read_card(path: Path) -> dict:
     return card
 
 
-def stored_images(record: dict, real: data.RealData) -> dict[str, Tensor]:
+def stored_images(saved: dict, real: data.RealData) -> dict[str, Tensor]:
     """Pixels (K, ipc, C, H, W) in 0..1 of random real images, of the start and of the distilled set."""
-    meta = record["meta"]
+    meta = saved["meta"]
     draws, ipc, classes = Draws(meta["seed"]), meta["ipc"], len(meta["class_names"])
     sets = {"random": real.pixels(initial_images(real, draws, ipc).flatten(0, 1)),
             "start": real.pixels(initial_images(real, draws, ipc, aug=True).flatten(0, 1)),
-            "distilled": storage.pixels(record["data"][0][0], meta)}
+            "distilled": storage.pixels(saved["data"][0][0], meta)}
     return {name: pixels.unflatten(0, (classes, ipc)) for name, pixels in sets.items()}
 
 
@@ -201,13 +201,13 @@ def method(real: Tensor, stored: Tensor) -> Axes:
 
 def main() -> None:
     options = parse()
-    record, card = storage.load(options.synthetic), read_card(options.synthetic)
-    meta, evaluation = record["meta"], card["evaluation"][0]
+    saved, card = storage.load(options.synthetic), read_card(options.synthetic)
+    meta, evaluation = saved["meta"], card["evaluation"][0]
     real = data.load(meta["dataset"], options.data_path)
     if real.class_names != meta["class_names"]:
         raise UserError(f"--data_path {options.data_path}: its classes are not those of {options.synthetic}; name the "
                         "folder of the data set that it was made from")
-    images = stored_images(record, real)
+    images = stored_images(saved, real)
     note = f" ({card['note']})" if card["note"] else ""
     about = (f"{meta['dataset']}{note}, {meta['ipc']} images per class, {meta['iteration'][0]:,} of "
              f"{paper.ITERATIONS:,} iterations.\nTest accuracy of {evaluation['model']} trained on such a set alone, "

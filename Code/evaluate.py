@@ -36,7 +36,7 @@ PROTOCOL = ("dataset", "im_size", "model", "lr_net", "epoch_eval_train", "batch_
 
 
 def parse() -> tuple[Namespace, dict]:
-    """The command line, with the protocol of the set for what it does not say, and the set's record."""
+    """The command line, with the protocol of the set for what it does not say, and the set as it is read."""
     parser = new_parser(__doc__)
     group = parser.add_argument_group("what to evaluate")
     group.add_argument("--synthetic", type=as_path, required=True,
@@ -58,16 +58,16 @@ def parse() -> tuple[Namespace, dict]:
     first = parser.parse_args()
     path = first.synthetic
     pictures = os.path.isdir(path) and not foreign_sets.parts(path)
-    record = {"data": [], "meta": {}} if pictures else storage.load(path, first.labels, raw=True)
-    used = record["meta"].get("options", {})
+    saved = {"data": [], "meta": {}} if pictures else storage.load(path, first.labels, raw=True)
+    used = saved["meta"].get("options", {})
     parser.set_defaults(**{name: str(used[name]) for name in PROTOCOL  # as if they were flags, so that they are checked
                            if used.get(name) is not None})
     options = parser.parse_args()
-    if options.pixels and ("mean" in record["meta"] or pictures):
+    if options.pixels and ("mean" in saved["meta"] or pictures):
         parser.error(f"--pixels: {path} says itself what its images are; leave it out")
-    if options.zca and "mean" in record["meta"]:
+    if options.zca and "mean" in saved["meta"]:
         parser.error(f"--zca: {path} brings its own normalisation; leave it out")
-    return options, record
+    return options, saved
 
 
 def check_size(options, images: Tensor) -> None:
@@ -142,29 +142,29 @@ def image_folder(path: Path, data: RealData) -> tuple[Tensor, Tensor]:
     return data.normalise(images.to(data.device)), labels
 
 
-def stored_sets(options, record: dict, data: RealData) -> list[tuple[Tensor, Tensor]]:
+def stored_sets(options, saved: dict, data: RealData) -> list[tuple[Tensor, Tensor]]:
     """Images and labels as stored, one pair for each experiment; UserError where they do not fit the data."""
-    sets = record["data"] or [image_folder(options.synthetic, data)]
+    sets = saved["data"] or [image_folder(options.synthetic, data)]
     for images, labels in sets:
         if images.shape[1:] != data.image_shape or not 0 <= int(labels.min()) <= int(labels.max()) < data.num_classes:
             raise UserError(f"--dataset {data.name}: {options.synthetic} has images {tuple(images.shape[1:])} of "
                             f"classes {int(labels.min())} to {int(labels.max())}, not {data.image_shape} of "
                             f"{data.num_classes} classes; name the data set, and the --im_size, that it was made from")
-    for soft in record.get("soft_labels", []):
+    for soft in saved.get("soft_labels", []):
         if soft.shape[1] != data.num_classes:
             raise UserError(f"--dataset {data.name}: {options.synthetic} has soft labels of {soft.shape[1]} classes, "
                             f"not {data.num_classes}; name the data set that it was made from")
-    if "mean" in record["meta"] or not record["data"]:
+    if "mean" in saved["meta"] or not saved["data"]:
         return sets
     return [[foreign_sets.normalised(images, data, options.pixels, options.synthetic), labels]
             for images, labels in sets]
 
 
-def say_taken_for(options, record: dict, data: RealData) -> None:
+def say_taken_for(options, saved: dict, data: RealData) -> None:
     """The line that says what another project's set was taken for."""
-    if record["data"] and "mean" not in record["meta"]:
+    if saved["data"] and "mean" not in saved["meta"]:
         unit = f"--pixels {options.pixels}" if options.pixels else "normalised"
-        print(f"{options.synthetic}: {foreign_sets.describe(record['data'], record['kinds'], data, unit)}", flush=True)
+        print(f"{options.synthetic}: {foreign_sets.describe(saved['data'], saved['kinds'], data, unit)}", flush=True)
 
 
 def lacks(sets: list[tuple[Tensor, Tensor]], data: RealData) -> str:
@@ -174,11 +174,11 @@ def lacks(sets: list[tuple[Tensor, Tensor]], data: RealData) -> str:
 
 
 class Evaluator:
-    """Trains and tests networks by the protocol of a command line; prints and records each result."""
+    """Trains and tests networks by the protocol of a command line; prints and keeps each result."""
 
     def __init__(self, options, data: RealData, lacks: str = ""):
         self.options, self.data, self.lacks = options, data, lacks
-        self.records = files.make_folder(options.save_path) / "evaluate.jsonl"
+        self.results_path = files.make_folder(options.save_path) / "evaluate.jsonl"
 
     def add(self, trained_on: str, model: str, count: int, make: Callable[[int], tuple[Tensor, Tensor]],
             **changes) -> float:
@@ -198,24 +198,24 @@ class Evaluator:
         lacks = f"; {self.lacks}" if trained_on == "the set" and self.lacks else ""
         print(f"{model:12} {trained_on:36} {augmented:8} {percent(accuracies)} ({len(accuracies)} networks, "
               f"{logs.clock(seconds)}{lacks})", flush=True)
-        files.append_json(self.records, {
+        files.append_json(self.results_path, {
             "synthetic": str(options.synthetic), "trained_on": trained_on, "accuracies": accuracies, **short,
             "seconds": round(seconds, 1), **{name: getattr(options, name) for name in PROTOCOL},
             "model": model, "date": time.strftime("%Y-%m-%d"), "machine": device.describe(self.data.device)})
         return short["mean"]
 
 
-def fair(evaluator: Evaluator, model: str, record: dict, formation: int, accuracy: float) -> None:
+def fair(evaluator: Evaluator, model: str, saved: dict, formation: int, accuracy: float) -> None:
     """What the accuracy of the set means: the same for real images of the same count, and for all of them.
 
-    record: its `data` are the sets as stored. Random images are drawn anew for each network, as many of each class
+    saved: its `data` are the sets as stored. Random images are drawn anew for each network, as many of each class
     as the set of that experiment stores. Where the set has soft labels, so have they, from a network that is trained
     on the whole training set. Prints the measures of DD-Ranking (Li et al., arXiv 2505.13300).
     """
     options, data, plain = evaluator.options, evaluator.data, {"dsa_strategy": "none"}
-    sizes = [labels.bincount(minlength=data.num_classes).tolist() for _, labels in record["data"]]
-    ready, soft = storage.ready(record, formation), "soft_labels" in record
-    hard = storage.ready({name: part for name, part in record.items() if name != "soft_labels"}, formation)
+    sizes = [labels.bincount(minlength=data.num_classes).tolist() for _, labels in saved["data"]]
+    ready, soft = storage.ready(saved, formation), "soft_labels" in saved
+    hard = storage.ready({name: part for name, part in saved.items() if name != "soft_labels"}, formation)
     label = teacher(evaluator, model) if soft else lambda images, labels: labels
 
     def real(k: int, aug: bool = False) -> tuple[Tensor, Tensor]:
@@ -281,28 +281,28 @@ def print_measures(model: str, recovery: float, gain: float, gain_plain: float) 
 
 def main() -> None:
     with reported(alone=True):
-        options, record = parse()
+        options, saved = parse()
         memory.keep_freed_memory()
         with memory_accounted(options, resumable=False):
-            for images, _ in record["data"]:
+            for images, _ in saved["data"]:
                 check_size(options, images)
-            data = load_test_data(options, record["meta"])
-            sets = stored_sets(options, record, data)
-            formation = record["meta"].get("formation", augment.formation(options.aug))
-            record_used = {**record, "data": sets}
-            ready = storage.ready(record_used, formation)
+            data = load_test_data(options, saved["meta"])
+            sets = stored_sets(options, saved, data)
+            formation = saved["meta"].get("formation", augment.formation(options.aug))
+            used = {**saved, "data": sets}
+            ready = storage.ready(used, formation)
             ipc = max(int(labels.bincount().max()) for _, labels in sets)
             models = evaluation.models(options.eval_mode, options.model)
             check_networks(models, data)
             if options.fair and ipc > min(data.class_sizes):
                 raise UserError(f"--fair: {options.synthetic} has {ipc} images of a class, of which {data.name} has "
                                 f"only {min(data.class_sizes)}; leave it out")
-            say_taken_for(options, record, data)
+            say_taken_for(options, saved, data)
             evaluator = Evaluator(options, data, lacks(sets, data))
             for model in models:
                 accuracy = evaluator.add("the set", model, len(ready), ready.__getitem__)
                 if options.fair:
-                    fair(evaluator, model, record_used, formation, accuracy)
+                    fair(evaluator, model, used, formation, accuracy)
 
 
 if __name__ == "__main__":

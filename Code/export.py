@@ -23,49 +23,49 @@ from utils.system.reporting import reported
 SMALLEST = 1e-30  # a probability whose logarithm is still finite
 
 
-def save_dm(record: dict, sets: list[tuple[Tensor, Tensor]], experiment: int, out: Path) -> str:
-    storage.save(out / "set.pt", {"data": [list(pair) for pair in sets], "accs_all_exps": record["accs_all_exps"]})
+def save_dm(saved: dict, sets: list[tuple[Tensor, Tensor]], experiment: int, out: Path) -> str:
+    storage.save(out / "set.pt", {"data": [list(pair) for pair in sets], "accs_all_exps": saved["accs_all_exps"]})
     return "set.pt"
 
 
-def save_mtt(record: dict, sets: list[tuple[Tensor, Tensor]], experiment: int, out: Path) -> str:
+def save_mtt(saved: dict, sets: list[tuple[Tensor, Tensor]], experiment: int, out: Path) -> str:
     images, labels = sets[experiment]
     if labels.is_floating_point():
         labels = labels.clamp(min=SMALLEST).log()
     storage.save(out / "images_best.pt", images)
     storage.save(out / "labels_best.pt", labels)
-    storage.save(out / "lr_best.pt", torch.tensor(float(record["meta"].get("options", {}).get("lr_net", 0.01))))
+    storage.save(out / "lr_best.pt", torch.tensor(float(saved["meta"].get("options", {}).get("lr_net", 0.01))))
     return "images_best.pt, labels_best.pt, lr_best.pt"
 
 
-def save_ddranking(record: dict, sets: list[tuple[Tensor, Tensor]], experiment: int, out: Path) -> str:
+def save_ddranking(saved: dict, sets: list[tuple[Tensor, Tensor]], experiment: int, out: Path) -> str:
     for name, part in zip(("images", "labels"), sets[experiment], strict=True):
         storage.save(out / f"{name}.pt", part)
     return "images.pt, labels.pt"
 
 
-def in_8_bits(record: dict, images: Tensor) -> np.ndarray:
+def in_8_bits(saved: dict, images: Tensor) -> np.ndarray:
     """Normalised images -> uint8 (N, H, W, C)."""
-    if "mean" not in record["meta"]:
+    if "mean" not in saved["meta"]:
         raise UserError("--to: pixels are wanted, and the set does not say how its images were normalised; take dm, "
                         "mtt or ddranking")
-    pixels = storage.pixels(images, record["meta"])
+    pixels = storage.pixels(images, saved["meta"])
     return (255 * pixels).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def save_npz(record: dict, sets: list[tuple[Tensor, Tensor]], experiment: int, out: Path) -> str:
+def save_npz(saved: dict, sets: list[tuple[Tensor, Tensor]], experiment: int, out: Path) -> str:
     images, labels = sets[experiment]
-    pixels = in_8_bits(record, images)
+    pixels = in_8_bits(saved, images)
     files.write_whole(out / "set.npz", lambda file: np.savez(file, images=pixels, labels=labels.numpy()))
     return "set.npz"
 
 
-def save_png(record: dict, sets: list[tuple[Tensor, Tensor]], experiment: int, out: Path) -> str:
+def save_png(saved: dict, sets: list[tuple[Tensor, Tensor]], experiment: int, out: Path) -> str:
     images, labels = sets[experiment]
     if labels.is_floating_point():
         print("note: folders hold no soft labels; the class of the highest is taken", flush=True)
         labels = labels.argmax(dim=1)
-    for k, (image, label) in enumerate(zip(in_8_bits(record, images), labels.tolist(), strict=True)):
+    for k, (image, label) in enumerate(zip(in_8_bits(saved, images), labels.tolist(), strict=True)):
         folder = files.make_folder(out / f"{label:05}", "--out")
         picture = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
         files.write_whole(folder / f"{k:05}.png", lambda file, picture=picture: picture.save(file, "PNG"))
@@ -77,13 +77,13 @@ FORMS = {"dm": save_dm, "mtt": save_mtt, "ddranking": save_ddranking, "npz": sav
 
 def export(path: Path, to: str, out: Path, experiment: int = 0, formation: int = 1) -> str:
     """Writes a set into the new or empty folder `out`, and returns what is there. UserError as `storage.load`."""
-    record = storage.load(path)
-    sets = [(images.contiguous(), labels.contiguous()) for images, labels in storage.ready(record, formation)]
+    saved = storage.load(path)
+    sets = [(images.contiguous(), labels.contiguous()) for images, labels in storage.ready(saved, formation)]
     if experiment >= len(sets):
         raise UserError(f"--experiment {experiment}: {path} has experiments 0 to {len(sets) - 1}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out: {out} is there already; name a new or an empty folder")
-    return FORMS[to](record, sets, experiment, files.make_folder(out, "--out"))
+    return FORMS[to](saved, sets, experiment, files.make_folder(out, "--out"))
 
 
 def main() -> None:

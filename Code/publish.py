@@ -82,8 +82,8 @@ def shared_command(command: list[str]) -> str:
 
 def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
     """Evaluates a set as it is and in 8 bits, and writes the latter below `to` with its card."""
-    record = storage.load(path)
-    meta = record["meta"]
+    saved = storage.load(path)
+    meta = saved["meta"]
     if meta.get("chosen") != "last":
         raise UserError(f"{path}: not the result of a run, but chosen on test accuracy, or of another project; publish "
                         "res_<...>ipc.pt")
@@ -102,7 +102,7 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
     meta["options"] = {name: value for name, value in meta["options"].items() if name not in OWN_MACHINE}
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "packed.pt"
-        storage.save(small, storage.packed(record))
+        storage.save(small, storage.packed(saved))
         whole, content = evaluated(path, flags), small.read_bytes()
         lines = evaluated(small, flags)
     for before, after in zip(whole, lines, strict=True):
@@ -116,7 +116,7 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
         "set": target.name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content),
         **{name: meta[name] for name in ("method", "dataset", "ipc", "model", "formation", "seed", "iteration")},
         "note": note, "command": command, **about, "chosen": meta["chosen"],
-        "accuracies of its run": record["accs_all_exps"],
+        "accuracies of its run": saved["accs_all_exps"],
         "evaluated by": shared_command(["evaluate.py", "--synthetic", from_code(target), *flags]),
         "evaluation": without_path(lines)})
     print(f"published: {target}, with its card", flush=True)

@@ -86,10 +86,10 @@ class Run:
 
     def __init__(self, folder: Path, given: dict):
         self.folder, self.path = folder, set_path(folder)
-        record, about = storage.load(self.path), json.loads(files.read_text(options_path(folder)))
-        self.meta, self.accuracies = record["meta"], record["accs_all_exps"]
-        self.stored, self.labels = record["data"][0]
-        self.ready = storage.ready(record)[0]
+        saved, about = storage.load(self.path), json.loads(files.read_text(options_path(folder)))
+        self.meta, self.accuracies = saved["meta"], saved["accs_all_exps"]
+        self.stored, self.labels = saved["data"][0]
+        self.ready = storage.ready(saved)[0]
         if len(self.stored) != len(self.meta["class_names"]) * self.meta["ipc"] or (
                 about["options"]["ipc"] != self.meta["ipc"]):
             raise ValueError(f"its set has {len(self.stored)} images, not those of its classes and IPC")
@@ -243,7 +243,7 @@ def start_of(run: Run, data: RealData) -> Tensor | None:
     return data.pixels(images[:, 0]).cpu()
 
 
-def judge(run: Run, data: RealData) -> dict:
+def analyse(run: Run, data: RealData) -> dict:
     """A network trained on the first experiment's set, with t-SNE of its embeddings and its confusion matrix.
 
     It is the --model of the run, and the first that evaluated this set where --eval_mode takes it and the protocol is
@@ -300,13 +300,13 @@ def most_confused(shares: np.ndarray, class_names: list[str]) -> list[tuple[str,
 
 def section(number: int, run: Run, budget: int, quick: bool) -> dict:
     """All that the templates say of a run."""
-    start, judged, why = None, None, "left out by --quick"
+    start, analysis, why = None, None, "left out by --quick"
     if not quick:
         try:
             with memory.enough_memory(run.options.max_batch), sources.reading_only(run.own_data):
                 check_size(run.options, run.stored)
                 data = load_test_data(run.options, run.meta)
-                start, judged = start_of(run, data), judge(run, data)
+                start, analysis = start_of(run, data), analyse(run, data)
         except UserError as error:
             why = f"left out: {in_one_line(error)}"
             print(f"note: {run.title}: embeddings and confusion are {why}", flush=True)
@@ -314,7 +314,7 @@ def section(number: int, run: Run, budget: int, quick: bool) -> dict:
         terms = dict.fromkeys(term for line in run.losses for term in line["terms"])
         return {
             "id": f"run{number}", "run": run, "views": views(run, budget), "change": change(run, start),
-            "judged": judged, "why": why,
+            "analysis": analysis, "why": why,
             "accuracies": figures.accuracies(run.metrics, run.paper) if run.metrics and run.options.Iteration else None,
             "losses": {figures.TERMS.get(term, term): figures.losses(run.losses, term) for term in terms}}
 
@@ -344,7 +344,7 @@ def save_pictures(part: dict, folder: Path) -> dict[str, str]:
         pictures.save_picture(path("change"), torch.cat(rows), len(rows[0]))
     drawn = {"accuracies": part["accuracies"],
              **{f"loss {term}": figure for term, figure in part["losses"].items()},
-             **{what: part["judged"][what] for what in ("embeddings", "confusion") if part["judged"]}}
+             **{what: part["analysis"][what] for what in ("embeddings", "confusion") if part["analysis"]}}
     for what, figure in drawn.items():
         if figure:
             figures.save_png(figure, path(what))

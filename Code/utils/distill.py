@@ -220,7 +220,7 @@ class Distillation:
         operations, parameters = self.draws.siamese(iteration, update, self.strategy, data.num_classes)
         # The network is fixed: only the images have a gradient.
         member.network.train(self.batch_norm).requires_grad_(False)
-        judge = self.pool.judge(member, iteration, update)
+        ce_member = self.pool.ce_network(member, iteration, update)
         # Each class goes to where the published loop has it when its turn comes.
         self.optimizer.before()
         # The gradient of each class, as many classes at a time as memory holds.
@@ -228,7 +228,7 @@ class Distillation:
         for chunk in self._chunks([len(rows) for rows in positions]):
             rows = np.stack([data.class_rows[k][positions[k]] for k in range(chunk.start, chunk.stop)])
             images = self.images[chunk].detach().requires_grad_()
-            terms = self._terms(member, judge, images, rows, chunk, operations[chunk], parameters[chunk])
+            terms = self._terms(member, ce_member, images, rows, chunk, operations[chunk], parameters[chunk])
             gradient[chunk], = torch.autograd.grad(sum(terms.values()).sum(), images)
             for name, value in terms.items():
                 collected.setdefault(name, value.new_zeros(data.num_classes))[chunk] = value.detach()
@@ -237,7 +237,7 @@ class Distillation:
         self.optimizer.step(gradient.view_as(self.optimizer.images))
         return collected
 
-    def _terms(self, member: Member, judge: Member, images: Tensor, rows: np.ndarray, chunk: slice,
+    def _terms(self, member: Member, ce_member: Member, images: Tensor, rows: np.ndarray, chunk: slice,
                operations: list[str], parameters: np.ndarray) -> dict[str, Tensor]:
         """Loss terms (k,) of k classes from their synthetic images (k, ipc, ...) and real rows (k, N)."""
         options, network = self.options, member.network
@@ -254,13 +254,13 @@ class Distillation:
             self.method.objective(z_syn.unflatten(0, (classes, count)), z_real, options), classes)
         # As published, cross-entropy counts as much as the network's training accuracy, in percent.
         if options.syn_ce:
-            if judge is not member:
-                logits = self.pool.runner.classify(judge.network, synthetic.flatten(0, 1))
+            if ce_member is not member:
+                logits = self.pool.runner.classify(ce_member.network, synthetic.flatten(0, 1))
             labels = torch.arange(chunk.start, chunk.stop, device=images.device).repeat_interleave(count)
             entropy = F.cross_entropy(logits, labels, reduction="none")
             if self.selected:
                 entropy = entropy * (logits.argmax(dim=1) != labels)
-            terms["ce"] = options.ce_weight * judge.accuracy() * entropy.unflatten(0, (classes, count)).mean(dim=1)
+            terms["ce"] = options.ce_weight * ce_member.accuracy() * entropy.unflatten(0, (classes, count)).mean(dim=1)
         if not terms:
             raise UserError(f"--method {options.method}: the objective returned no terms")
         return terms

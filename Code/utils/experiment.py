@@ -110,7 +110,7 @@ def distil(experiment: int, record: Record, interrupts: Interrupts, state: dict 
                     save(iteration)
             if iteration < options.Iteration:
                 terms = distillation.step(iteration)
-                record.note_losses(experiment, iteration, terms)
+                record.keep_losses(experiment, iteration, terms)
                 progress.update(lambda terms=terms: shown(distillation, terms))
                 stopping = distributed.all_reduce_max(interrupts.received)
                 if stopping or record.checkpoint_is_due():

@@ -64,8 +64,8 @@ def arrays(path: Path) -> dict[str, np.ndarray] | np.ndarray:
     return np.load(path, allow_pickle=False)
 
 
-def record(content, labels=None) -> dict:
-    """Whatever a file holds as a record {"data": [[images, labels], ...]}; ValueError where it is of no known form."""
+def as_saved(content, labels=None) -> dict:
+    """Whatever a file holds as {"data": [[images, labels], ...]}; ValueError where it is of no known form."""
     if labels is not None:
         found = _find(content, IMAGES) if isinstance(content, dict) else content
         return {"data": [[found, _find(labels, LABELS) if isinstance(labels, dict) else labels]]}

@@ -151,7 +151,7 @@ def add_data(parser: Parser):
               "place of the published files, and what is missing is downloaded")
     flag("--im_size", type=whole_number(1), help="side that images are resized to; None: the data set's own")
     switch(flag, "zca", False, "whiten the images (ZCA)")
-    flag("--save_path", type=as_path, default="result", help="folder for sets, pictures and records")
+    flag("--save_path", type=as_path, default="result", help="folder for sets, pictures and the files of runs")
     flag("--seed", type=whole_number(0, MOST_SEED), default=0, help="decides every random draw of the run")
     flag("--validation", action="store_true",
          help="leave the test images alone, as for choosing options: a fifth of the training images of each class, "
@@ -245,7 +245,7 @@ def _add_run(parser: Parser):
          help="minutes between checkpoints; there is one after each evaluation, too")
     flag("--resume", metavar="PATH", type=checkpoint_to_resume,
          help="go on from this checkpoint, or auto: from the last in the result folder, if there is one")
-    flag("--tensorboard", action="store_true", help="also write TensorBoard records")
+    flag("--tensorboard", action="store_true", help="also write TensorBoard files")
 
 
 def add_evaluation(parser: Parser):

@@ -106,7 +106,7 @@ class Pool:
         chosen = self.draws.matching_networks(iteration, len(candidates), self.options.train_net_num)
         return [candidates[k] for k in chosen]
 
-    def judge(self, member: Member, iteration: int, update: int) -> Member:
+    def ce_network(self, member: Member, iteration: int, update: int) -> Member:
         """The network that gives the cross-entropy of an image update: the one it matches on."""
         return member
 

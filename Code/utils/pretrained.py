@@ -283,7 +283,7 @@ class Pretrained:
                 raise UserError(f"--{name} {' '.join(map(str, missing))}: {self.options.pool} has networks after "
                                 f"{', '.join(map(str, self.known))} steps; choose among these")
             chosen[name] = [stage for stage in stages if stage.step in steps]
-        self.members, self.judges, self.labellers = chosen.values()
+        self.members, self.ce_networks, self.labellers = chosen.values()
         self.members = self.members or stages
         self.oldest = next(stage for stage in stages if stage.step == self.known[-1])
 
@@ -335,11 +335,11 @@ class Pretrained:
         chosen = self.draws.matching_networks(iteration, len(self.members), self.options.train_net_num)
         return [self.members[k] for k in chosen]
 
-    def judge(self, member: Stage, iteration: int, update: int) -> Stage:
+    def ce_network(self, member: Stage, iteration: int, update: int) -> Stage:
         """The network that gives the cross-entropy: the one matched on, or one of --ce_stages."""
-        if not self.judges:
+        if not self.ce_networks:
             return member
-        return self.judges[self.draws.judging_network(iteration, update, len(self.judges))]
+        return self.ce_networks[self.draws.judging_network(iteration, update, len(self.ce_networks))]
 
     def labelling(self) -> list[Stage]:
         """The networks whose mean prediction --soft_labels takes."""

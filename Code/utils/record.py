@@ -105,7 +105,7 @@ class Record:
 
     @distributed.main_process_only
     def _begin_tensorboard(self) -> None:
-        """Its records are written anew, so that a resumed run has no point twice."""
+        """Its files are written anew, so that a resumed run has no point twice."""
         from torch.utils.tensorboard import SummaryWriter
         for path in self.folder.glob("events.out.tfevents.*"):
             files.remove(self.folder, path.name)
@@ -133,8 +133,8 @@ class Record:
             "last": [vars(entry) for entry in self.last], "best": [vars(entry) for entry in self.best]})
         self.checkpointed = time.monotonic()
 
-    def note_losses(self, experiment: int, iteration: int, terms: dict[str, Tensor]) -> None:
-        """Keeps the terms of about LOSS_LINES iterations of an experiment; until a checkpoint nobody waits for them."""
+    def keep_losses(self, experiment: int, iteration: int, terms: dict[str, Tensor]) -> None:
+        """Keeps the terms of about LOSS_LINES iterations. They stay on the device until the next checkpoint."""
         if iteration % max(1, self.options.Iteration // LOSS_LINES) == 0:
             self.unread.append((experiment, iteration, terms))
 
@@ -209,5 +209,5 @@ class Record:
             last, best = accuracies_of(self.last, model), accuracies_of(self.best, model)
             print(f"result: {percent(last)} (last iteration, {len(last)} {model} over {len(self.last)} experiments)")
             print(f"best:   {percent(best)} (iteration chosen on test accuracy)")
-        print(f"set: {self.set_path}  best set: {self.best_path}  records: {self.folder}")
+        print(f"set: {self.set_path}  best set: {self.best_path}  run: {self.folder}")
         files.remove(self.folder, checkpoint.PREVIOUS)

@@ -19,15 +19,15 @@ META = {"method": str, "dataset": str, "model": str, "chosen": str, "ipc": int, 
         "version": dict, **dict.fromkeys(META_LISTS, list)}
 
 
-def save(path: Path, record: dict) -> None:
+def save(path: Path, saved: dict) -> None:
     """Writes a set: {"data": [[images, labels], ...], "accs_all_exps": {...}, "meta": {...}}."""
     content = io.BytesIO()  # because torch.save on a file hides why the file could not be written
-    torch.save(record, content)
+    torch.save(saved, content)
     files.write_whole(path, lambda file: file.write(content.getbuffer()))
 
 
 def load(path: str | Path, labels: str | Path | None = None, raw: bool = False) -> dict:
-    """Reads the whole record of a saved set: `data`, `accs_all_exps` and `meta`, tensors on the CPU.
+    """Reads a whole saved set: `data`, `accs_all_exps` and `meta`, tensors on the CPU.
 
     Reads our sets and those of other projects (foreign_sets.FORMS); what those lack (`accs_all_exps`, `meta`) is
     empty, `kinds` says what their parts were taken for, and soft labels are probabilities under `soft_labels`.
@@ -54,15 +54,15 @@ def load(path: str | Path, labels: str | Path | None = None, raw: bool = False) 
 
 
 def _read_parts(path: Path, labels: str | Path | None) -> dict:
-    """The record of a set, from its file, or from those of its images, labels and learning rate."""
+    """A saved set, from its file, or from those of its images, labels and learning rate."""
     found = foreign_sets.parts(path) if path.is_dir() else {"images": path}
     if labels:
         found["labels"] = Path(labels)
     content = {kind: _read(part) for kind, part in found.items()}
-    record = foreign_sets.record(content["images"], content.get("labels"))
+    saved = foreign_sets.as_saved(content["images"], content.get("labels"))
     if "lr" in content:
-        record["meta"] = {"options": {"lr_net": float(f"{float(content['lr']):.7g}")}}
-    return record
+        saved["meta"] = {"options": {"lr_net": float(f"{float(content['lr']):.7g}")}}
+    return saved
 
 
 def _read(path: Path):
@@ -75,10 +75,10 @@ def _read(path: Path):
         return unpickle.load_torch(file)
 
 
-def _checked(record: dict, raw: bool = False) -> dict:
-    """A record with all its keys, or ValueError where it is no synthetic set."""
-    meta = dict(record.get("meta", {}))
-    pairs = [foreign_sets.pair(*pair) for pair in record.get("codes") or record["data"]]
+def _checked(saved: dict, raw: bool = False) -> dict:
+    """A saved set with all its keys, or ValueError where it is no synthetic set."""
+    meta = dict(saved.get("meta", {}))
+    pairs = [foreign_sets.pair(*pair) for pair in saved.get("codes") or saved["data"]]
     if "packed" in meta:
         pairs = [pair._replace(images=_unpacked(pair.images, **meta["packed"])) for pair in pairs]
     for images, *_ in pairs:
@@ -96,12 +96,12 @@ def _checked(record: dict, raw: bool = False) -> dict:
         raise ValueError("its mean and std are not of its channels")
     if meta.get("zca") and not whitening(meta)(image).isfinite().all():
         raise ValueError("its whitening has values that are not finite")
-    accuracies = {name: [float(value) for value in values] for name, values in record.get("accs_all_exps", {}).items()}
+    accuracies = {name: [float(value) for value in values] for name, values in saved.get("accs_all_exps", {}).items()}
     checked = {"data": [[pair.images if raw else pair.images.float(), pair.labels] for pair in pairs],
                "accs_all_exps": accuracies, "meta": meta, "kinds": [pair.kind for pair in pairs]}
-    if "soft_labels" in record:
-        checked["soft_labels"] = record["soft_labels"]
-        for soft, (_, labels) in zip(record["soft_labels"], checked["data"], strict=True):
+    if "soft_labels" in saved:
+        checked["soft_labels"] = saved["soft_labels"]
+        for soft, (_, labels) in zip(saved["soft_labels"], checked["data"], strict=True):
             right = (len(labels) * meta.get("formation", 1) ** 2, len(meta["class_names"]))
             if soft.shape != right or not soft.is_floating_point() or not soft.isfinite().all():
                 raise ValueError(f"soft labels {tuple(soft.shape)} of {soft.dtype}, not {right} of floats")
@@ -112,20 +112,20 @@ def _checked(record: dict, raw: bool = False) -> dict:
     return checked
 
 
-def packed(record: dict) -> dict:
-    """The record with its images in 8 bits, a quarter of the size; `load` gives them back as float32.
+def packed(saved: dict) -> dict:
+    """The saved set with its images in 8 bits, a quarter of the size; `load` gives them back as float32.
 
     Each channel is spread from its lowest to its highest value over 0..255, so nothing is clipped, and a
     value moves by at most half a step. `meta["packed"]` has low and step of each channel. They stand under `codes`
     in place of `data`, so that other readers fail instead of training on them; older files have them under `data`.
     """
-    every = torch.cat([images for images, _ in record["data"]])
+    every = torch.cat([images for images, _ in saved["data"]])
     low, high = (extreme(dim=(0, 2, 3), keepdim=True) for extreme in (every.amin, every.amax))
     step = ((high - low) / 255).clamp(min=torch.finfo(torch.float32).tiny)
-    pairs = [[((images - low) / step).round().to(torch.uint8), labels] for images, labels in record["data"]]
+    pairs = [[((images - low) / step).round().to(torch.uint8), labels] for images, labels in saved["data"]]
     scale = {"low": low.flatten().tolist(), "step": step.flatten().tolist()}
-    rest = {name: value for name, value in record.items() if name not in ("data", "kinds")}
-    return {"codes": pairs, **rest, "meta": record["meta"] | {"packed": scale}}
+    rest = {name: value for name, value in saved.items() if name not in ("data", "kinds")}
+    return {"codes": pairs, **rest, "meta": saved["meta"] | {"packed": scale}}
 
 
 def _unpacked(images: Tensor, low: list[float], step: list[float]) -> Tensor:
@@ -145,10 +145,10 @@ def load_synthetic(path: str | Path, experiment: int = 0, formation: int = 1) ->
     return sets[experiment]
 
 
-def ready(record: dict, formation: int = 1) -> list[tuple[Tensor, Tensor]]:
-    """What networks are trained on, for each experiment of a loaded record: as `load_synthetic` returns it."""
-    sets = [expand(*pair, record["meta"].get("formation", formation)) for pair in record["data"]]
-    soft = record.get("soft_labels", [labels for _, labels in sets])
+def ready(saved: dict, formation: int = 1) -> list[tuple[Tensor, Tensor]]:
+    """What networks are trained on, for each experiment of a saved set: as `load_synthetic` returns it."""
+    sets = [expand(*pair, saved["meta"].get("formation", formation)) for pair in saved["data"]]
+    soft = saved.get("soft_labels", [labels for _, labels in sets])
     return [(images, labels if len(labels) == len(images) else labels.repeat(formation**2, 1))  # of stored images
             for (images, _), labels in zip(sets, soft, strict=True)]
 

@@ -88,11 +88,11 @@ def batch_that_fits(network: nn.Module, image: Tensor) -> int:
     """
     own, kept = {weight.data_ptr() for weight in network.parameters()}, {}
 
-    def note(tensor: Tensor) -> Tensor:
+    def keep(tensor: Tensor) -> Tensor:
         kept[tensor.data_ptr()] = tensor.nbytes
         return tensor.detach()
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         network(image.detach().requires_grad_())
     each = PASSES_IN_MEMORY * sum(size for place, size in kept.items() if place not in own)
     count = int(max(1, min(MOST_IMAGES[image.device.type], free_memory(image.device) / each)))

@@ -33,14 +33,14 @@ class Interrupts:
     def __enter__(self):
         heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # as nohup has SIGHUP
         alone = threading.current_thread() is not threading.main_thread()  # where Python hears no signals
-        self.before = {number: signal.signal(number, self._note) for number in heard} if not alone else {}
+        self.before = {number: signal.signal(number, self._remember) for number in heard} if not alone else {}
         return self
 
     def __exit__(self, *_):
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame):
+    def _remember(self, number: int, frame):
         self.received = self.received or number
         if distributed.world_size() > 1:  # torchrun passes on what the terminal has already sent
             return

@@ -1,0 +1,119 @@
+"""The published commands run unmodified, and the scripts' defaults are the published ones."""
+
+import functools
+import re
+from collections import Counter
+
+import pytest
+
+import formats
+from conftest import ROOT, SHARED, SHORT, TINY, call_script, needs_shared_data
+from utils import options, storage
+
+PUBLISHED = [line.split()[2:] for line in (ROOT / "Command.txt").read_text().splitlines()
+             if line.startswith("python3 -u BACON_") and "--method" not in line]
+
+
+FIXTURES = {
+    "MNIST": lambda folder: formats.write_idx(folder, "MNIST", 50),
+    "FashionMNIST": lambda folder: formats.write_idx(folder, "FashionMNIST", 50),
+    "SVHN": lambda folder: formats.write_svhn(folder, 50),
+    "CIFAR10": lambda folder: formats.write_cifar10(folder, 50),
+    "CIFAR100": lambda folder: formats.write_cifar100(folder, 10),
+    "TinyImageNet": lambda folder: formats.write_tiny(folder, 2),
+}
+
+
+@pytest.fixture(scope="module")
+def fixtures(tmp_path_factory):
+    """A function that gives the folder of a small data set in the published format."""
+    @functools.cache
+    def folder(dataset):
+        path = tmp_path_factory.mktemp(dataset)
+        FIXTURES[dataset](path)
+        return path
+
+    return folder
+
+
+@pytest.mark.parametrize("command", PUBLISHED, ids=lambda command: f"{command[0]} {command[6]}")
+def test_published_command(command, fixtures, tmp_path):
+    """As it stands, with shortening flags appended; with fewer images per class where there are many classes."""
+    dataset, ipc = command[2], int(command[6])
+    ipc = min(ipc, {"CIFAR100": 2, "TinyImageNet": 1}.get(dataset, 50))
+    done = call_script(*command, *TINY, "--Iteration", 1, "--num_eval", 1, "--epoch_eval_train", 0, "--ipc", ipc,
+                      "--data_path", fixtures(dataset), "--save_path", tmp_path)
+    assert "result:" in done.stdout and "--net_train_real, --mismatch_lambda: no effect" in done.stderr
+    record = storage.load(tmp_path / f"res_BACON_{dataset}_ConvNetW32_{ipc}ipc.pt")
+    shapes = {"MNIST": (10, 1, 28), "FashionMNIST": (10, 1, 28), "CIFAR100": (100, 3, 32), "TinyImageNet": (200, 3, 64)}
+    classes, channels, size = shapes.get(dataset, (10, 3, 32))
+    assert record["data"][0][0].shape == (classes * ipc, channels, size, size)
+    assert len(list(tmp_path.glob("vis_*.png"))) == 1
+
+
+def test_the_published_commands_are_all_there():
+    assert len(PUBLISHED) == 17
+    counts = Counter(command[0] for command in PUBLISHED)
+    assert counts == {"BACON_mnist.py": 3, "BACON_f_mnist.py": 3, "BACON_SVHN.py": 3, "BACON_cifar10.py": 3,
+                      "BACON_cifar100.py": 3, "BACON_tiny.py": 2}
+    if SHARED.is_dir():
+        reference = (SHARED / "reference" / "commands.txt").read_text().splitlines()
+        assert [line.split()[2:] for line in reference] == PUBLISHED
+
+
+@needs_shared_data
+def test_published_command_on_real_data(tmp_path):
+    command = next(command for command in PUBLISHED if command[:7:2] == ["BACON_mnist.py", "MNIST", "ConvNet", "10"])
+    short = [*SHORT, "--Iteration", 1, "--num_eval", 1]
+    call_script(*command, *short, "--data_path", SHARED / "data", "--save_path", tmp_path)
+    accuracy, = storage.load(tmp_path / "res_BACON_MNIST_ConvNetW32_10ipc.pt")["accs_all_exps"]["ConvNetW32"]
+    assert accuracy > 0.2  # after three epochs
+
+
+def test_defaults_are_those_of_each_published_script(fixtures, tmp_path):
+    """num_eval is 1 in BACON's CIFAR-10 script, and 20 in all others. Only the CIFAR-10 scripts of BACON and IDM
+    select real images at --ipc 1."""
+    for script, expected in (("BACON_cifar10.py", (1, 2560)), ("BACON_SVHN.py", (20, 0)), ("BACON_tiny.py", (20, 0)),
+                             ("BACON_cifar10.py --method IDM", (20, 2560)), ("BACON_cifar10.py --method DM", (20, 0))):
+        text = re.sub(r"\s+", " ", call_script(*script.split(), "--help").stdout)
+        values = tuple(int(re.search(rf"--{flag} [A-Z][A-Z0-9_]+ .*?\(default: (\d+)\)", text).group(1))
+                       for flag in ("num_eval", "ipc1_real"))
+        assert values == expected
+    done = call_script("BACON_cifar10.py", "--ipc", 1, "--data_path", fixtures("CIFAR10"), "--save_path", tmp_path,
+                       expect=2)
+    assert "--ipc1_real 2560" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_general_defaults_are_the_published_ones():
+    """Those of all published scripts."""
+    published = {"model": "ConvNet_GBN", "Iteration": 20000, "num_exp": 5, "epoch_eval_train": 1000, "batch_train": 256,
+                 "lr_net": 0.01, "lr_img": 1, "init": "real", "optim": "sgd", "embed_last": -1, "train_net_num": 2,
+                 "fetch_net_num": 2, "net_num": 100, "net_generate_interval": 30, "net_push_num": 1,
+                 "model_train_steps": 10, "trained_bs": 256, "batch_real": 256, "ce_weight": 0.1, "tv_weight": 0.8,
+                 "clip_weight": 0.2, "aug_num": 1, "ij_selection": "random", "syn_ce": False, "net_decay": False,
+                 "aug": False, "ipc": 50, "eval_mode": "S", "zca": False}
+    ours = vars(options.parse_options("", []))
+    assert {name: ours[name] for name in published} == published
+
+
+def test_flags_may_be_negated_as_published(capsys):
+    for name in ("aug", "syn_ce", "net_decay", "zca"):
+        for spelling in (f"--no_{name}", f"--no-{name}"):
+            assert vars(options.parse_options("", [f"--{name}"]))[name]
+            assert not vars(options.parse_options("", [spelling], **{name: True}))[name]
+    options.parse_options("", ["--no_net_train_real"])
+    assert "--no_net_train_real: no effect" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [command for command in PUBLISHED if command[6] == "10"], ids=" ".join)
+def test_help_shows_the_published_command_as_it_is_typed(command):
+    text = call_script(command[0], "--help").stdout
+    shown, = re.findall(r"^    python3 -u ((?:.*\\\n)*.*)", text, re.M)
+    shown = shown.replace("\\\n", " ").split()[1:]
+    assert vars(options.parse_options("", shown)) == vars(options.parse_options("", command[1:]))
+
+
+def test_benchmark_and_compare_start_from_the_published_command():
+    command, = (command for command in PUBLISHED if command[:7:2] == ["BACON_mnist.py", "MNIST", "ConvNet", "10"])
+    published = vars(options.parse_options("", command[1:]))
+    assert vars(options.parse_options("", [], **options.PUBLISHED_MNIST)) == published
