@@ -93,7 +93,7 @@ def test_loss_that_is_not_finite(value, minutes, tmp_path):
                          "--max_batch", 1000, prepare=partial(break_loss, 3, value), expect=2)
     line = error_line(child)
     assert "iteration 1:" in line and "class '3'" in line and f"tv {value:g}" in line and "nll " in line
-    kept = list((tmp_path / "result").rglob("checkpoint*.pt"))
+    kept = list((tmp_path / "result").rglob("checkpoint*.ckpt"))
     assert len(kept) == (minutes == 0)
     assert all(checkpoint.read(path)["iteration"] == 1 for path in kept)
 
@@ -102,7 +102,7 @@ def test_images_that_are_not_finite_are_not_kept(tmp_path):
     """A step so long that the images overflow, although the loss before it was finite."""
     child = children.run(tmp_path, *OFTEN, "--optim", "adam", "--lr_img", 1e38, expect=2)
     assert "iteration 0:" in error_line(child) and "--lr_img" in error_line(child)
-    assert not list((tmp_path / "result").rglob("checkpoint*.pt"))
+    assert not list((tmp_path / "result").rglob("checkpoint*.ckpt"))
 
 
 def test_iterations_do_not_wait_for_the_device(digits, make_options, monkeypatch):

@@ -14,6 +14,7 @@ from .networks import get_network
 from .options import parse_options
 from .record import EvaluatedSet, Record
 from .system import device, distributed, files, logs, memory
+from .system.errors import UserError
 from .system.reporting import reported
 from .system.signals import Interrupts, Stopped
 
@@ -128,6 +129,9 @@ def evaluate_set(distillation: Distillation, iteration: int, models: list[str],
     stored, labels = storage.labelled(distillation.images.float().cpu())
     images, targets = storage.expand(stored, labels, augment.formation(options.aug))
     soft = distillation.soft_labels(images, targets).float().cpu() if options.soft_labels else None
+    if soft is not None and not soft.isfinite().all():
+        raise UserError(f"--soft_labels {options.soft_labels:g}: a network of the pool has diverged, so its labels are "
+                        "not finite; start anew with another --save_path and a lower --lr_net")
     networks = len(models) * sum(distributed.is_own_turn(turn) for turn in range(options.num_eval))
     with logs.Progress(f"evaluation at iteration {iteration}", networks * (options.epoch_eval_train + 1),
                        unit="epoch") as progress:
