@@ -95,6 +95,7 @@ def checkpoint_to_resume(text: str) -> str:
 
 
 def check_pool_network(name: str) -> None:
+    """UserError or ValueError for a network that images cannot be matched on."""
     if networks.check_name(name) not in networks.CONVNETS:
         raise ValueError(f"{name} has no embedding to match; choose a ConvNet variant")
 
@@ -111,6 +112,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 
 def new_parser(description: str) -> Parser:
+    """A parser without flags."""
     return Parser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
 
 

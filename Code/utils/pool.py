@@ -27,6 +27,7 @@ class Member:
         return 100 * self.correct / max(self.seen, 1)
 
     def reset_accuracy(self):
+        """Counts anew, as at every evaluation."""
         self.correct, self.seen = torch.zeros_like(self.correct), 0
 
     def trained_tensors(self) -> list[Tensor]:
@@ -37,10 +38,12 @@ class Member:
         return [weight.detach() for weight in weights] + momentum + [self.correct]
 
     def state(self) -> dict:
+        """What a checkpoint keeps of it."""
         return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "correct": self.correct, "seen": self.seen}
 
     def restore(self, state: dict):
+        """Goes back to a `state()`."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.correct, self.seen = state["correct"].to(self.correct), state["seen"]
@@ -93,6 +96,7 @@ class Pool:
             self._add()
 
     def reset_accuracies(self):
+        """Resets the running accuracy of every network, as the published scripts do at an evaluation."""
         for member in self.members:
             member.reset_accuracy()
 

@@ -41,6 +41,7 @@ class EvaluatedSet:
     soft: Tensor | None = None
 
     def mean(self) -> float:
+        """The mean accuracy of all its networks, in 0..1."""
         return float(np.mean(list(self.accuracies.values())))
 
 
@@ -118,6 +119,7 @@ class Record:
         return len(self.last) > experiment and self.last[experiment].iteration == iteration
 
     def checkpoint_is_due(self) -> bool:
+        """Whether --checkpoint_minutes have passed since the last checkpoint."""
         return time.monotonic() - self.checkpointed >= 60 * self.options.checkpoint_minutes
 
     def checkpoint(self, experiment: int, iteration: int = 0, seconds: float = 0.0,
@@ -201,6 +203,7 @@ class Record:
         }
 
     def picture_path(self, experiment: int, iteration: int) -> Path:
+        """Where the picture of an evaluated set is."""
         return picture_path(self.folder, experiment, iteration)
 
     def end(self) -> None:

@@ -27,6 +27,7 @@ class Whitening:
         return ((images.flatten(1) - self.mean) @ self.matrix).reshape(images.shape)
 
     def undo(self, images: Tensor) -> Tensor:
+        """Whitened images (N, C, H, W) -> pixels in 0..1, but for rounding."""
         return (images.flatten(1) @ self.inverse.to(images) + self.mean.to(images)).reshape(images.shape)
 
     def to(self, device: torch.device) -> "Whitening":

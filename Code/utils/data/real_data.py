@@ -42,6 +42,7 @@ class RealData:
 
     @property
     def num_classes(self) -> int:
+        """K"""
         return len(self.class_names)
 
     @property
@@ -56,6 +57,7 @@ class RealData:
 
     @property
     def device(self) -> torch.device:
+        """Where the images are."""
         return self.images.device
 
     def checksum(self) -> int:
@@ -85,6 +87,7 @@ class RealData:
         return self.normalise(self.images[send(rows, self.device)])
 
     def to(self, device: torch.device) -> "RealData":
+        """Moves the images, in place, to a device; returns the data set."""
         for name in ("images", "labels", "test_images", "test_labels"):
             setattr(self, name, getattr(self, name).to(device))
         if self.whitening is not None:

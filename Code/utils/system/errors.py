@@ -22,5 +22,6 @@ def in_one_line(text: object) -> str:
 
 
 def is_out_of_memory(error: Exception) -> bool:
+    """Whether an exception of Python, PyTorch or a GPU's libraries says that there is too little memory."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY))

@@ -96,6 +96,7 @@ def make_folder(path: Path, flag: str = "--save_path") -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Writes a text file, whole or not at all. UserError where it cannot be written; so the two below."""
     write_whole(path, lambda file: file.write(text.encode()))
 
 

@@ -14,7 +14,7 @@ PLAIN_SECONDS, BAR_SECONDS = 10.0, 1.0  # between plain lines, and between the n
 
 
 class Output:
-    """A stream that work outlives: after what it cannot take, its reader gone or its disk full, it takes all.
+    """A stream whose loss does not end the work: where its reader has gone or its disk is full, output is dropped.
 
     note: where one line says so; of standard error itself nothing can.
     """
@@ -79,6 +79,7 @@ class Progress:
             self.paused_for += time.monotonic() - begun
 
     def update(self, details: Callable[[], dict[str, float]] = dict, steps: int = 1):
+        """Counts steps, and shows the progress where that is due; `details` gives numbers to show beside it."""
         self.done += steps
         now = time.monotonic()
         due = now - self.shown >= (PLAIN_SECONDS if self.bar.disable else BAR_SECONDS)
