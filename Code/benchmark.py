@@ -15,7 +15,6 @@ import json
 import subprocess
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +30,7 @@ from utils.distill import Distillation
 from utils.draws import generator
 from utils.networks import get_network
 from utils.networks.batches import is_compiled
-from utils.options import PUBLISHED_MNIST, Parser, parse_options, whole_number
+from utils.options import PUBLISHED_MNIST, Parser, parse_options, replaced, whole_number
 from utils.run_files import circumstances, plain, run_name
 from utils.system import device, distributed, files, memory
 from utils.system.errors import UserError, reason
@@ -66,7 +65,7 @@ def evaluation_parts(data: RealData, options, images: torch.Tensor):
     """What evaluation takes: the stored images (K, ipc, C, H, W) expanded, labels, a network, options of few epochs."""
     images, labels = storage.expand(*storage.labelled(images.detach()), augment.formation(options.aug))
     network = get_network(options.model, *data.network_shape, seed=0)
-    few = Namespace(**vars(options) | {"epoch_eval_train": EPOCHS - 1})
+    few = replaced(options, epoch_eval_train=EPOCHS - 1)
     return images, labels.to(data.device), network.to(data.device), few
 
 
@@ -252,7 +251,7 @@ def grow(data: RealData, options) -> None:
                 print(f"{data.name} has no {classes} classes", flush=True)
                 continue
             try:
-                engine = Distillation(first_classes(data, classes), Namespace(**vars(options) | {"ipc": ipc}))
+                engine = Distillation(first_classes(data, classes), replaced(options, ipc=ipc))
             except UserError as error:
                 print(f"{classes} classes, {ipc} images per class: left out ({error})", flush=True)
                 continue

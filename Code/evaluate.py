@@ -26,7 +26,7 @@ from utils.data import RealData, class_order, image_files, load_data
 from utils.distill import initial_images
 from utils.draws import Draws
 from utils.experiment import check_networks, memory_accounted
-from utils.options import accepted_by, add_data, add_evaluation, as_path, new_parser, whole_number
+from utils.options import accepted_by, add_data, add_evaluation, as_path, new_parser, replaced, whole_number
 from utils.summary import mean_and_std, percent
 from utils.system import device, files, logs, memory
 from utils.system.errors import UserError
@@ -80,7 +80,7 @@ def check_size(options, images: Tensor) -> None:
 
 def load_test_data(options, meta: dict) -> RealData:
     """The data set, normalised as the synthetic set was, and split as it was where it has no test images."""
-    data = load_data(Namespace(**vars(options) | {"seed": meta.get("seed", options.seed)}))
+    data = load_data(replaced(options, seed=meta.get("seed", options.seed)))
     wanted = meta.get("class_names", data.class_names)
     if data.class_names != wanted:
         source = meta.get("dataset", "others")
@@ -186,7 +186,7 @@ class Evaluator:
 
         make(k): images and labels of the k-th, ready to train on.
         """
-        options = Namespace(**vars(self.options) | changes)
+        options = replaced(self.options, **changes)
         begun, epochs = time.monotonic(), count * options.num_eval * (options.epoch_eval_train + 1)
         accuracies = []
         with logs.Progress(f"{model} on {trained_on}", epochs, unit="epoch") as progress:
@@ -248,7 +248,7 @@ def per_class(sizes: list[list[int]]) -> str:
 
 def teacher(evaluator: Evaluator, model: str) -> Callable[[Tensor, Tensor], Tensor]:
     """Gives images the soft labels (N, K) of a network that is trained on the whole training set."""
-    data, options = evaluator.data, Namespace(**vars(evaluator.options))
+    data, options = evaluator.data, replaced(evaluator.options)
     options.epoch_eval_train = options.epoch_whole_train
     runner = evaluation.runner_for(options, data, data.labels)
     network = evaluation.trained_network(data.images, data.labels, data, model, options, Draws(options.seed),

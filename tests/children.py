@@ -93,7 +93,7 @@ class Events:
     def __call__(self):
         """Puts itself into the functions that a run goes through."""
         self._before(logs.Progress, "update", lambda bar, *_: f"step of {bar.name}")
-        self._before(pool.Pool, "_train", lambda *_: "pool training")
+        self._before(pool.Pool, "train_member", lambda *_: "pool training")
         self._before(pictures, "save_image", lambda *_, **__: "picture")
         self._before(os, "fsync", lambda handle: f"flush {_base(os.readlink(f'/proc/self/fd/{handle}'))}")
         self._before(os, "replace", lambda source, target: f"rename to {_base(target)}")

@@ -80,8 +80,8 @@ def test_batch_normalisation_sees_whole_batches():
     batch = torch.zeros(100, 1)
     for name, parts in (("ConvNetBN", 1), ("ConvNet", 4)):
         network = get_network(name, 1, 10, 16)
-        assert len(runner._parts(network, batch)) == parts
-        assert len(runner._parts(network.eval(), batch)) == 4
+        assert len(runner.parts(network, batch)) == parts
+        assert len(runner.parts(network.eval(), batch)) == 4
 
 
 @pytest.mark.parametrize("count, sizes", [
@@ -90,7 +90,7 @@ def test_batch_normalisation_sees_whole_batches():
 def test_parts_are_alike_where_they_can_be(count, sizes):
     """So that one compilation serves all; a rest is not compiled."""
     runner = BatchRunner(CPU, "fp32", True)
-    parts = runner._parts(get_network("MLP", 1, 10, 8), torch.zeros(count, 1))
+    parts = runner.parts(get_network("MLP", 1, 10, 8), torch.zeros(count, 1))
     assert [len(part) for part in parts if len(part)] == sizes
 
 
@@ -107,7 +107,7 @@ def test_only_whole_parts_are_compiled(compiled, noted, monkeypatch):
             layouts.add(x.stride())
             return x
 
-    monkeypatch.setattr("utils.networks.batches._compiled", compile_)
+    monkeypatch.setattr("utils.networks.batches.compile_once", compile_)
     images = torch.arange(70.0).reshape(70, 1, 1, 1).expand(70, 3, 4, 5).contiguous()
     runner = BatchRunner(CPU, "fp32", compiled)
     assert torch.equal(runner.classify(Pass(), images), images)

@@ -32,7 +32,7 @@ def test_winograd(height, width, dtype, most):
     exact = results(F.conv2d(x, weight, padding=1), x, weight, generator)
     x, weight, generator = case(2, 5, height, width, 3)
     x, weight = (t.detach().to(dtype).requires_grad_() for t in (x, weight))
-    out = fast_layers._Winograd.apply(x.permute(0, 2, 3, 1), weight.permute(2, 3, 1, 0)).permute(0, 3, 1, 2)
+    out = fast_layers.Winograd.apply(x.permute(0, 2, 3, 1), weight.permute(2, 3, 1, 0)).permute(0, 3, 1, 2)
     assert max(apart(results(out, x, weight, generator), exact)) < most
 
 
@@ -42,7 +42,8 @@ def test_patches(channels, padding):
     bias = torch.randn(4, generator=generator, dtype=torch.float64).requires_grad_()
     grad = torch.randn(2, 4, 6 + 2 * padding[0], 7 + 2 * padding[1], generator=generator, dtype=torch.float64)
     exact = F.conv2d(x, weight, bias, padding=padding)
-    out = fast_layers._patches(x.permute(0, 2, 3, 1), weight.permute(2, 3, 1, 0), bias, padding).permute(0, 3, 1, 2)
+    out = fast_layers.convolve_by_patches(x.permute(0, 2, 3, 1), weight.permute(2, 3, 1, 0), bias, padding)
+    out = out.permute(0, 3, 1, 2)
     own, exact = ((values, *torch.autograd.grad(values, (x, weight, bias), grad)) for values in (out, exact))
     assert max(apart(own, exact)) < 1e-14
 
@@ -67,7 +68,7 @@ def test_pooling(height, width, monkeypatch):
 def test_which_way_is_taken(channels, size, bf16, another_way, monkeypatch):
     """Only where it is compiled; by tracing, which takes no compiler."""
     taken = []
-    for name in ("_convolve", "_patches"):
+    for name in ("convolve_by_tiles", "convolve_by_patches"):
         own = getattr(fast_layers, name)
         monkeypatch.setattr(fast_layers, name, lambda *given, own=own: taken.append(own) or own(*given))
     layer, x = fast_layers.Conv2d(channels, 8, 3, padding=1), torch.randn(1, channels, size, size)

@@ -253,9 +253,12 @@ def test_a_file_that_cannot_be_removed_is_one_line(tmp_path, monkeypatch):
         files.remove(tmp_path, "o*")
 
 
-def test_files_are_for_whom_the_umask_says(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "UMASK", 0o027)
-    files.write_text(tmp_path / "file", "")
+def test_files_are_for_whom_the_umask_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        files.write_text(tmp_path / "file", "")
+    finally:
+        os.umask(before)
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
 

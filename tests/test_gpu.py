@@ -58,14 +58,14 @@ def fake_gpu(monkeypatch):
     monkeypatch.setattr(evaluation, "get_network", build)
     monkeypatch.setattr(BatchRunner, "prepare", lambda self, network, *_: network)
     monkeypatch.setattr(BatchRunner, "train_step", train_step)
-    normalisation._constants.cache_clear()
+    normalisation.constants.cache_clear()
     with FakeTensorMode():
         try:
             torch.empty(1).to("cuda")
         except RuntimeError:
             pytest.skip("this version of PyTorch wants a GPU even for tensors without values")
         yield
-    normalisation._constants.cache_clear()
+    normalisation.constants.cache_clear()
 
 
 def on_gpu(data):

@@ -66,8 +66,8 @@ def test_8_bits_move_a_value_by_half_a_step_at_most():
               "accs_all_exps": {}, "meta": {"formation": 1}}
     small = storage.packed(record)
     assert "data" not in small, "other readers would train on codes"
-    loaded = storage._checked(small)["data"]
-    old = storage._checked({"data": small["codes"], "accs_all_exps": {}, "meta": small["meta"]})["data"]
+    loaded = storage.validated(small)["data"]
+    old = storage.validated({"data": small["codes"], "accs_all_exps": {}, "meta": small["meta"]})["data"]
     assert all(torch.equal(new[0], was[0]) for new, was in zip(loaded, old, strict=True)), "older files load"
     step = torch.tensor(small["meta"]["packed"]["step"]).view(3, 1, 1)
     for (image, label), (was, was_label) in zip(loaded, record["data"], strict=True):

@@ -1,6 +1,7 @@
 """Evaluation: train fresh networks on a synthetic set and test them on the real test set."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,10 +11,23 @@ from . import augment
 from .data import RealData
 from .draws import Draws
 from .networks import get_network
-from .networks.batches import BatchRunner, is_compiled
+from .networks.batches import BatchRunner, is_compiled, sgd
 from .system import device, distributed, memory
 
-MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
+
+class EvaluationOptions(Protocol):
+    """What evaluation takes of a command line; the names are those of the flags."""
+
+    num_eval: int
+    epoch_eval_train: int
+    batch_train: int
+    lr_net: float
+    dsa_strategy: str
+    max_batch: int | None
+    precision: str | None
+    compile: bool | None
+    Iteration: int
+
 
 # --eval_mode -> the networks it evaluates; None stands for the one named by --model.
 MODES = {
@@ -35,8 +49,9 @@ def models(mode: str, model: str) -> list[str]:
     return list(dict.fromkeys(name or model for name in MODES[mode]))
 
 
-def train(network: nn.Module, images: Tensor, labels: Tensor, options, rng: np.random.Generator, runner: BatchRunner,
-          on_epoch: Callable[[], None] = lambda: None, normalise: Callable[[Tensor], Tensor] = lambda batch: batch):
+def train(network: nn.Module, images: Tensor, labels: Tensor, options: EvaluationOptions, rng: np.random.Generator,
+          runner: BatchRunner, on_epoch: Callable[[], None] = lambda: None,
+          normalise: Callable[[Tensor], Tensor] = lambda batch: batch):
     """Trains a network on images (N, C, H, W) and labels, (N,) or as probabilities (N, K), by the published protocol.
 
     The images are normalised, or `normalise` does it to each batch.
@@ -48,7 +63,7 @@ def train(network: nn.Module, images: Tensor, labels: Tensor, options, rng: np.r
     """
     strategy = augment.parse_strategy(options.dsa_strategy)
     drop_after, lr = options.epoch_eval_train // 2 + 1, options.lr_net
-    optimizer = torch.optim.SGD(network.parameters(), lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    optimizer = sgd(network, lr)
     network.train()
     for epoch in range(options.epoch_eval_train + 1):
         order = device.send(rng.permutation(len(labels)), images.device)
@@ -60,7 +75,7 @@ def train(network: nn.Module, images: Tensor, labels: Tensor, options, rng: np.r
             runner.train_step(network, optimizer, batch, labels[rows])
         if epoch == drop_after:
             lr /= 10
-            optimizer = torch.optim.SGD(network.parameters(), lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+            optimizer = sgd(network, lr)
         on_epoch()
 
 
@@ -78,8 +93,8 @@ def test(network: nn.Module, data: RealData, max_batch: int | None, runner: Batc
     return (predict(network, data, max_batch, runner) == data.test_labels).sum().item() / len(data.test_labels)
 
 
-def trained_network(images: Tensor, labels: Tensor, data: RealData, model: str, options, draws: Draws,
-                    place: tuple[int | str, ...], runner: BatchRunner,
+def trained_network(images: Tensor, labels: Tensor, data: RealData, model: str, options: EvaluationOptions,
+                    draws: Draws, place: tuple[int | str, ...], runner: BatchRunner,
                     on_epoch: Callable[[], None] = lambda: None) -> nn.Module:
     """A fresh network, trained on a set, normalised or uint8, on the data's device.
 
@@ -93,14 +108,14 @@ def trained_network(images: Tensor, labels: Tensor, data: RealData, model: str, 
     return network
 
 
-def runner_for(options, data: RealData, labels: Tensor) -> BatchRunner:
+def runner_for(options: EvaluationOptions, data: RealData, labels: Tensor) -> BatchRunner:
     """How networks that are evaluated on a set of these labels are trained and tested."""
     compiled = is_compiled(options.compile, data.device, options.Iteration,
                            trained=len(labels) * (options.epoch_eval_train + 1))
     return BatchRunner(data.device, options.precision, compiled)
 
 
-def evaluate(images: Tensor, labels: Tensor, data: RealData, model: str, options, draws: Draws,
+def evaluate(images: Tensor, labels: Tensor, data: RealData, model: str, options: EvaluationOptions, draws: Draws,
              place: tuple[int | str, ...], on_epoch: Callable[[], None] = lambda: None) -> list[float]:
     """Test accuracies (0..1) of `num_eval` fresh networks trained on a set, as `train` takes it.
 

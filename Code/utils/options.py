@@ -335,6 +335,11 @@ def _method_named(parser: Parser, arguments: list[str] | None) -> str:
     return first.parse_known_args(arguments)[0].method
 
 
+def replaced(options: argparse.Namespace, **changes) -> argparse.Namespace:
+    """A copy of the options with these changes."""
+    return argparse.Namespace(**vars(options) | changes)
+
+
 def drop_dead_flags(parser: Parser, options: argparse.Namespace) -> None:
     """Takes the DEAD_FLAGS that were given out of the options, with a note."""
     dead = [f"--{name}" for name in DEAD_FLAGS if vars(options).pop(name, None) is not None]

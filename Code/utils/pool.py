@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .data import RealData
 from .draws import Draws
 from .networks import get_network
-from .networks.batches import BatchRunner, is_compiled
+from .networks.batches import BatchRunner, is_compiled, sgd
 from .system import distributed
 from .system.device import send
 
@@ -81,8 +81,7 @@ class Pool:
         seed = self.draws.network_seed("pool", self.created)
         network = get_network(options.model, *data.network_shape, seed)
         self.runner.prepare(network, data.device, data.dtype)
-        decay = {"momentum": 0.9, "weight_decay": 5e-4} if options.net_decay else {}
-        optimizer = torch.optim.SGD(network.parameters(), lr=options.lr_net, **decay)
+        optimizer = sgd(network, options.lr_net, options.net_decay)
         self.members.append(Member(network, optimizer, torch.zeros((), device=data.device, dtype=data.dtype)))
         self.created += 1
 
@@ -130,13 +129,13 @@ class Pool:
         """
         chosen = self.draws.trained_networks(turn, len(self.members), self.options.fetch_net_num)
         for place in filter(distributed.is_own_turn, range(len(chosen))):
-            self._train(self.members[chosen[place]], turn, place)
+            self.train_member(self.members[chosen[place]], turn, place)
         for place, k in enumerate(chosen):
             distributed.broadcast(self.members[k].trained_tensors, place)
             self.members[k].seen += self.options.model_train_steps * min(self.options.trained_bs, len(self.data.labels))
         return torch.stack([self.members[k].accuracy() for k in chosen]).mean()
 
-    def _train(self, member: Member, turn: int, place: int):
+    def train_member(self, member: Member, turn: int, place: int):
         member.network.train().requires_grad_(True)
         count, batch = len(self.data.labels), self.options.trained_bs
         for step in range(self.options.model_train_steps):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .data import RealData
 from .draws import Draws, choose, generator
 from .networks import get_network
-from .networks.batches import BatchRunner, is_compiled
+from .networks.batches import BatchRunner, is_compiled, sgd
 from .system import files, unpickle
 from .system.device import send
 from .system.errors import UserError, reason
@@ -166,7 +166,7 @@ class Training:
         seed = Draws(options.seed).network_seed("pretrained", number)
         self.network = get_network(options.model, *data.network_shape, seed)
         self.runner.prepare(self.network, data.device, data.dtype)
-        self.optimizer = new_optimizer(self.network, options)
+        self.optimizer = sgd(self.network, options.lr_net, options.net_decay)
         self.batch = min(options.trained_bs, len(data.labels))
         self.stages, self.done, self.right = [], 0, deque(maxlen=COUNTED)
         if kept:
@@ -237,12 +237,6 @@ def training(options) -> dict:
     """The options that decide a network's weights beside its images and number."""
     return {name: getattr(options, name) for name in
             ("seed", "steps", "stages", "trained_bs", "lr_net", "net_decay", "precision")}
-
-
-def new_optimizer(network: nn.Module, options) -> torch.optim.Optimizer:
-    """As the pool's (`pool.Member`)."""
-    decay = {"momentum": 0.9, "weight_decay": 5e-4} if options.net_decay else {}
-    return torch.optim.SGD(network.parameters(), lr=options.lr_net, **decay)
 
 
 # Matching on them

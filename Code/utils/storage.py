@@ -37,7 +37,7 @@ def load(path: str | Path, labels: str | Path | None = None, raw: bool = False) 
     """
     path = Path(path)
     try:
-        return _checked(_read_parts(path, labels), raw)
+        return validated(_read_parts(path, labels), raw)
     except UserError:
         raise
     except FileNotFoundError as error:
@@ -75,7 +75,7 @@ def _read(path: Path):
         return unpickle.load_torch(file)
 
 
-def _checked(saved: dict, raw: bool = False) -> dict:
+def validated(saved: dict, raw: bool = False) -> dict:
     """A saved set with all its keys, or ValueError where it is no synthetic set."""
     meta = dict(saved.get("meta", {}))
     pairs = [foreign_sets.pair(*pair) for pair in saved.get("codes") or saved["data"]]

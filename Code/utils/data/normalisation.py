@@ -36,11 +36,11 @@ class Whitening:
 
 def per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
     """A value for each channel, to be combined with images (..., C, H, W) like `like`."""
-    return _constants(tuple(values), like.dtype, like.device)
+    return constants(tuple(values), like.dtype, like.device)
 
 
 @functools.cache
-def _constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Made once, because making them anew would wait for a GPU at every batch."""
     return torch.tensor(values, dtype=dtype, device=device).reshape(-1, 1, 1)
 

@@ -25,13 +25,18 @@ def _embed_and_classify(network: nn.Module, images: Tensor, bf16: bool, last: in
 
 
 @functools.cache
-def _compiled(function):
+def compile_once(function):
     """One compiled function serves all networks of a kind; where there is no compiler, the function itself."""
     torch._dynamo.config.suppress_errors = True
     torch._dynamo.config.cache_size_limit = 64  # sizes and kinds of networks; PyTorch 2.6 has it by this name alone
     for name in ("torch._dynamo", "torch._inductor", "torch.utils.cpp_extension"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # so that falling back is quiet
     return torch.compile(function, dynamic=False)
+
+
+def sgd(network: nn.Module, lr: float, decay: bool = True) -> torch.optim.SGD:
+    """The published optimizer of networks: with `decay`, momentum 0.9 and weight decay 5e-4."""
+    return torch.optim.SGD(network.parameters(), lr, **({"momentum": 0.9, "weight_decay": 5e-4} if decay else {}))
 
 
 def is_compiled(choice: bool | None, device: torch.device, iterations: int, trained: int = 0) -> bool:
@@ -64,7 +69,7 @@ class BatchRunner:
         """Moves the network, in place, to the device and into the layout that suits it; returns it."""
         return network.to(device, dtype, memory_format=self.layout)
 
-    def _parts(self, network: nn.Module, batch: Tensor) -> tuple[Tensor, ...]:
+    def parts(self, network: nn.Module, batch: Tensor) -> tuple[Tensor, ...]:
         """The batch in parts; whole where batch normalisation takes statistics of all images, in training."""
         if not self.largest:
             return (batch,)
@@ -81,9 +86,9 @@ class BatchRunner:
         The last part may be smaller; it is not compiled. Each new size would cost seconds, and which code a size goes
         through must not depend on the sizes before it, or a resumed run would round differently.
         """
-        parts = self._parts(network, images)
+        parts = self.parts(network, images)
         for part in parts:
-            run = _compiled(function) if self.compiled and len(part) == len(parts[0]) else function
+            run = compile_once(function) if self.compiled and len(part) == len(parts[0]) else function
             yield run(network, part.contiguous(memory_format=self.layout), self.bf16, *more)
 
     def classify(self, network: nn.Module, images: Tensor) -> Tensor:
@@ -104,7 +109,7 @@ class BatchRunner:
         logits = []
         optimizer.zero_grad()
         # Gradients of the parts add up to that of the whole batch's mean.
-        for out, wanted in zip(self._each(_classify, network, images), self._parts(network, labels), strict=True):
+        for out, wanted in zip(self._each(_classify, network, images), self.parts(network, labels), strict=True):
             (F.cross_entropy(out, wanted, reduction="sum") / len(labels)).backward()
             logits.append(out.detach())
         optimizer.step()

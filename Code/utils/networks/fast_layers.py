@@ -47,7 +47,7 @@ def _products(a: Tensor, b: Tensor) -> Tensor:
     return torch.bmm(a.reshape(36, -1, a.shape[-1]), b.flatten(0, 1)).view(*a.shape[:-1], b.shape[-1])
 
 
-def _convolve(x: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
+def convolve_by_tiles(x: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
     """Images (N, H, W, M) padded by one pixel, with kernels (3, 3, M, K): (N, H, W, K); and the transformed input."""
     height, width = x.shape[1:3]
     x = F.pad(x, (0, 0, 1, 1 + -width % TILE, 1, 1 + -height % TILE))
@@ -56,12 +56,12 @@ def _convolve(x: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
     return out.permute(2, 3, 0, 4, 1, 5).flatten(3, 4).flatten(1, 2)[:, :height, :width], tiles
 
 
-class _Winograd(torch.autograd.Function):
+class Winograd(torch.autograd.Function):
     """Images (N, H, W, M), kernels (3, 3, M, K); so is what its backward pass gives."""
 
     @staticmethod
     def forward(ctx, x: Tensor, kernels: Tensor) -> Tensor:
-        out, tiles = _convolve(x, kernels)
+        out, tiles = convolve_by_tiles(x, kernels)
         ctx.save_for_backward(tiles, kernels)
         return out
 
@@ -70,7 +70,7 @@ class _Winograd(torch.autograd.Function):
         tiles, kernels = ctx.saved_tensors
         of_x = of_kernels = None
         if ctx.needs_input_grad[0]:
-            of_x, _ = _convolve(grad, kernels.flip(0, 1).transpose(2, 3))
+            of_x, _ = convolve_by_tiles(grad, kernels.flip(0, 1).transpose(2, 3))
         if ctx.needs_input_grad[1]:
             height, width = grad.shape[1:3]
             grad = F.pad(grad, (0, 0, 0, -width % TILE, 0, -height % TILE))
@@ -80,7 +80,7 @@ class _Winograd(torch.autograd.Function):
         return of_x, of_kernels
 
 
-def _patches(x: Tensor, kernels: Tensor, bias: Tensor, padding: tuple[int, int]) -> Tensor:
+def convolve_by_patches(x: Tensor, kernels: Tensor, bias: Tensor, padding: tuple[int, int]) -> Tensor:
     """Images (N, H, W, M) with kernels (3, 3, M, K) and a bias (K,) by one product of matrices: (N, H', W', K)."""
     vertical, horizontal = padding
     x = F.pad(x, (0, 0, horizontal, horizontal, vertical, vertical))
@@ -110,11 +110,11 @@ class Conv2d(nn.Conv2d):
             return super()._conv_forward(x, weight, bias)
         images, kernels = x.permute(0, 2, 3, 1), weight.permute(2, 3, 1, 0)
         if _bf16() and self.in_channels <= NARROW:
-            return _patches(images, kernels, bias, self.padding).permute(0, 3, 1, 2)
+            return convolve_by_patches(images, kernels, bias, self.padding).permute(0, 3, 1, 2)
         if self.in_channels <= NARROW:
             return super()._conv_forward(x, weight, None) + bias[:, None, None]
         if not _bf16() and self.in_channels >= WIDE and min(x.shape[2:]) >= SMALLEST and self.padding == (1, 1):
-            return _Winograd.apply(images, kernels).permute(0, 3, 1, 2) + bias[:, None, None]
+            return Winograd.apply(images, kernels).permute(0, 3, 1, 2) + bias[:, None, None]
         return super()._conv_forward(x, weight, bias)
 
 

@@ -8,14 +8,13 @@ import errno
 import fcntl
 import json
 import os
+import secrets
 import stat
 import tempfile
 from pathlib import Path
 
 from . import distributed
 from .errors import UserError
-
-os.umask(UMASK := os.umask(0))  # the only way to learn what others may do with new files
 
 
 @distributed.main_process_only
@@ -25,16 +24,15 @@ def write_whole(path: Path, write) -> None:
     Raises UserError where the file cannot be written; what was there before stays.
     """
     with writing(path):
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("xb") as file:  # which fails where something of this name is there
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~UMASK)
             os.replace(temporary, path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
 
 
