@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from utils.data import RealData, load
 
 if not os.environ.get("BACON_TEST_GPU"):  # tests are of the CPU, but for one in test_gpu.py
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a run leaves it alone under nohup, and so would those of the tests
 torch.set_num_threads(1)  # two test processes share two cores
 os.environ["OMP_NUM_THREADS"] = "1"
 

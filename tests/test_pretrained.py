@@ -290,6 +290,7 @@ def test_other_methods_take_them(method, older, tmp_path):
     assert "result:" in done.stdout
 
 
+@pytest.mark.slow
 def test_benchmark_has_no_row_of_pool_training(older, tmp_path, monkeypatch, capsys):
     flags = ["--dataset", "digits", "--model", "ConvNetW32", "--ipc", "1", "--batch_real", "16", "--no_compile",
              "--rounds", "1", "--pool", str(older), "--save_path", str(tmp_path), "--precision", "fp32"]
