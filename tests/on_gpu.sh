@@ -7,7 +7,7 @@
 # and does not end the others. DEVICE=cpu QUICK=1 tries the script itself on the digits, without a GPU.
 set -uo pipefail
 data=$(realpath "$1") out=$(mkdir -p "$2" && realpath "$2")
-device=${DEVICE:-cuda} python=${PYTHON:-python3}
+device=${DEVICE:-cuda} python=${PYTHON:-python3} ipc=$([ "${QUICK:-}" ] && echo 1 || echo 10)
 cd "$(dirname "$0")/.."
 
 step() { # name, command...: once, into a log
@@ -20,17 +20,17 @@ step() { # name, command...: once, into a log
 # 1. Checks: parity on the GPU, and two runs of one seed.
 step test_gpu env BACON_TEST_GPU=1 "$python" -m pytest -n 0 ../tests/test_gpu.py
 for run in first second; do
-    step "digits_$run" "$python" -u BACON_digits.py --ipc 10 --device "$device" --save_path "$out/$run"
+    step "digits_$run" "$python" -u BACON_digits.py --ipc "$ipc" --device "$device" --save_path "$out/$run"
 done
 step same_seed "$python" -c "
 import torch
 from utils import storage
-sets = [storage.load(f'$out/{run}/res_BACON_digits_ConvNetW32_10ipc.pt')['data'][0][0] for run in ('first', 'second')]
+sets = [storage.load(f'$out/{run}/res_BACON_digits_ConvNetW32_${ipc}ipc.pt')['data'][0][0] for run in ('first', 'second')]
 print('largest difference of two runs of one seed:', float((sets[0] - sets[1]).abs().max()))"
 
 # 2. Times: milliseconds by phase beside the literal loop, share of matrix products and copying.
 if [ "${QUICK:-}" ]; then
-    cells=("digits --model ConvNetW32 --ipc 1 --batch_real 16 --model_train_steps 1") hows=("fp32")
+    cells=("digits --model ConvNetW32 --ipc 1 --batch_real 16 --model_train_steps 1 --no_compile") hows=("fp32")
 else
     cells=("CIFAR10 --ipc 1 --batch_real 5000 --net_generate_interval 5" "CIFAR10 --ipc 10" "CIFAR10 --ipc 50"
         "CIFAR100 --ipc 10 --model_train_steps 50" "TinyImageNet --ipc 10 --model_train_steps 50")
@@ -47,8 +47,8 @@ done
 # 3. Published commands in full, one experiment each.
 [ "${QUICK:-}" ] && exit
 grep -E "^python3 -u BACON_(mnist|f_mnist|cifar10)\.py --dataset" Command.txt | while read -r _ _ script flags; do
-    ipc=$(echo "$flags" | grep -o -- "--ipc [0-9]*" | tr -d ' -')
+    cell=$(echo "$flags" | grep -o -- "--ipc [0-9]*" | tr -d ' -')
     # shellcheck disable=SC2086
-    step "${script%.py}_$ipc" "$python" -u "$script" $flags --num_exp 1 --device "$device" --data_path "$data" \
+    step "${script%.py}_$cell" "$python" -u "$script" $flags --num_exp 1 --device "$device" --data_path "$data" \
         --save_path "$out/sets" --resume auto
 done
