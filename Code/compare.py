@@ -68,7 +68,7 @@ def summarise(method: str, cells: list[argparse.Namespace]) -> list[dict]:
         own = [line for line in lines if line["model"] == network]
         seconds = [line["seconds"] for line in own if line["iteration"] == cells[0].Iteration]
         rows.append({"method": method, "ipc": cells[0].ipc, "network": network, "iterations": cells[0].Iteration,
-                     "mean": float(np.mean(accuracies)), "std": float(np.std(accuracies)), "accuracies": accuracies,
+                     **summary.mean_and_std(accuracies), "accuracies": accuracies,
                      "seconds": round(float(np.mean(seconds)), 1), "curve": summary.curve(own),
                      "options": sets[0]["meta"]["options"]})
     return rows
