@@ -45,6 +45,14 @@ def _mean(z_syn: Tensor, z_real: Tensor, options) -> dict[str, Tensor]:
     return {"mean": losses.mean_matching(z_syn, z_real)}
 
 
+def _mmd(z_syn: Tensor, z_real: Tensor, options) -> dict[str, Tensor]:
+    return {"mmd": losses.maximum_mean_discrepancy(z_syn, z_real)}
+
+
+def _cf(z_syn: Tensor, z_real: Tensor, options) -> dict[str, Tensor]:
+    return {"cf": losses.characteristic_function(z_syn, z_real)}
+
+
 # Distribution matching: one fresh random network in every iteration, one step for all classes.
 # Source: DM (Zhao and Bilen, arXiv 2110.04181), the defaults of its published `main_DM.py`.
 _DM = Method(
@@ -63,6 +71,8 @@ METHODS = {
     "BACON": Method(_bacon),
     "IDM": Method(_mean),  # its published commands, in Command.txt, are nearly BACON's
     "DM": _DM,
+    "MMD": Method(_mmd),
+    "CF": Method(_cf),
     "random": Method(recipe=_RANDOM),
     "herding": Method(select=selections.herding, recipe=_SELECTION),
     "kcenter": Method(select=selections.k_center, recipe=_SELECTION),
