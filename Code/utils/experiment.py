@@ -98,10 +98,11 @@ def distil(experiment: int, record: Record, interrupts: Interrupts, state: dict 
                 options.eval_start if iteration == 0 else iteration % options.eval_interval == 0)
             if due and not record.has(experiment, iteration):
                 distillation.check_finite()
+                took = seconds()
                 try:
                     with progress.paused():
                         record.add(evaluate_set(distillation, iteration, record.models, interrupts.check), experiment,
-                                   seconds())
+                                   took)
                 except Exception:  # such as a signal or too little memory
                     if not record.has(experiment, iteration):
                         save(iteration)
