@@ -242,6 +242,20 @@ def training(options) -> dict:
 # Matching on them
 
 
+def _paths(folder: Path) -> list[Path]:
+    """The files of a folder's networks; UserError where there are none."""
+    paths = sorted(folder.glob("network_*.pt"))
+    if not paths:
+        raise UserError(f"--pool {folder}: no networks there (network_000.pt and so on); make them with "
+                        "pretrain.py, or leave --pool out")
+    return paths
+
+
+def model_of(folder: Path) -> str:
+    """The --model that a folder's networks are of."""
+    return read(_paths(folder)[0])["data"]["model"]
+
+
 @dataclass
 class Stage:
     """A network as it was after `step` steps of its training; it takes the place of a pool's member."""
@@ -282,10 +296,7 @@ class Pretrained:
         self.oldest = next(stage for stage in stages if stage.step == self.known[-1])
 
     def _read(self, folder: Path) -> list[dict]:
-        paths = sorted(folder.glob("network_*.pt"))[:self.options.pool_networks]
-        if not paths:
-            raise UserError(f"--pool {folder}: no networks there (network_000.pt and so on); make them with "
-                            "pretrain.py, or leave --pool out")
+        paths = _paths(folder)[:self.options.pool_networks]
         if self.options.pool_networks and len(paths) < self.options.pool_networks:
             raise UserError(f"--pool_networks {self.options.pool_networks}: {folder} has {len(paths)}; choose at most "
                             "that many, or make more with pretrain.py")
