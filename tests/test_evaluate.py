@@ -96,7 +96,7 @@ def test_our_sets_bring_their_normalisation(digits_set):
 
 
 def test_fair_reading_where_real_images_are_few(tmp_path):
-    """A set with more images of a class than there are real ones: random images are all of these, and a line says so."""
+    """A set with more images of a class than there are real ones: random images are all of these, which is said."""
     images, labels = formats.images_and_labels(2, 20, 16, 1)
     for split, part in (("train", slice(None, None, 2)), ("test", slice(1, None, 2))):
         formats.write_class_folders(tmp_path / "data" / split, images[part], labels[part], ["a", "b"], ".png")
@@ -181,8 +181,8 @@ def test_random_images_are_as_many_of_each_class_as_the_set_stores(read_fairly):
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("networks")
-    call_script("pretrain.py", "--dataset", "digits", "--model", "ConvNetW32", "--networks", 2, "--steps", 20, "--stages",
-                10, 20, "--trained_bs", 64, "--save_path", folder)
+    call_script("pretrain.py", "--dataset", "digits", "--model", "ConvNetW32", "--networks", 2, "--steps", 20,
+                "--stages", 10, 20, "--trained_bs", 64, "--save_path", folder)
     return folder / "digits_ConvNetW32"
 
 
