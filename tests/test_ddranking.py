@@ -20,11 +20,11 @@ hard_label = pytest.importorskip("ddranking.metrics.hard_label", exc_type=Import
 soft_label = pytest.importorskip("ddranking.metrics.soft_label", exc_type=ImportError)
 pytestmark = pytest.mark.slow
 
-EPOCHS, LR, NETWORKS, IPC, SIZE = 41, 0.01, 3, 4, 8
+EPOCHS, LR, NETWORKS, IPC, SIZE = 21, 0.01, 3, 4, 16
 # Its names, and the published strengths, of the augmentations; README of the package has others, which fail.
 DSA = {"flip": 0.5, "rotate": 15.0, "saturation": 2.0, "brightness": 1.0, "contrast": 0.5, "scale": 1.2, "crop": 0.125,
        "cutout": 0.5}
-TRAINED = {"optimizer": "sgd", "weight_decay": 5e-4, "momentum": 0.9, "lr_scheduler": "step", "step_size": 22}
+TRAINED = {"optimizer": "sgd", "weight_decay": 5e-4, "momentum": 0.9, "lr_scheduler": "step", "step_size": EPOCHS // 2 + 2}
 
 
 class Images(Dataset):
@@ -42,14 +42,14 @@ class Images(Dataset):
 
 @pytest.fixture(scope="module")
 def digits_in_colour(tmp_path_factory):
-    """400 digits for training and 200 for testing, in an .npz file: its networks take three channels alone."""
+    """300 digits for training and 200 for testing, in an .npz file: its networks take three channels alone."""
     data, path = load("digits", ""), tmp_path_factory.mktemp("data") / "digits.npz"
 
     def coloured(images):
         grey = images.permute(0, 2, 3, 1).numpy()
         return np.concatenate([grey, grey // 2, 255 - grey], axis=3)
 
-    np.savez(path, train_images=coloured(data.images[:400]), train_labels=data.labels[:400].numpy(),
+    np.savez(path, train_images=coloured(data.images[:300]), train_labels=data.labels[:300].numpy(),
              test_images=coloured(data.test_images[:200]), test_labels=data.test_labels[:200].numpy())
     return path
 
@@ -65,7 +65,7 @@ def peer(digits_in_colour, monkeypatch, tmp_path):
 
     def build(module, kind, **how):
         monkeypatch.setattr(module, "get_dataset", lambda *_: known)
-        monkeypatch.setitem(module.REAL_DATA_TRAINING_CONFIG, "CIFAR10-ConvNet-3", TRAINED | {"lr": LR})
+        monkeypatch.setitem(module.REAL_DATA_TRAINING_CONFIG, "CIFAR10-ConvNet-3", TRAINED | {"lr": LR, "num_epochs": EPOCHS})
         evaluator = kind(dataset="CIFAR10", ipc=IPC, model_name="ConvNet-3", data_aug_func="dsa", aug_params=DSA,
                          **TRAINED, num_epochs=EPOCHS, num_eval=NETWORKS, num_workers=0, device="cpu",
                          im_size=(SIZE, SIZE), save_path=str(tmp_path / "scores.csv"), random_data_format="tensor",
@@ -98,13 +98,14 @@ def agree(theirs, spread, ours):
 def test_hard_labels(digits_in_colour, peer, monkeypatch, tmp_path):
     """Hard-label recovery and improvement over random. Its whole training set is trained on without augmentation."""
     call_script("BACON_folder.py", *SHORT, "--data_path", digits_in_colour, "--im_size", SIZE, "--ipc", IPC,
-                "--no-aug", "--lr_img", 0.2, "--Iteration", 20, "--eval_interval", 20, "--num_eval", 1, "--save_path", tmp_path)
+                "--no-aug", "--lr_img", 0.2, "--Iteration", 20, "--eval_interval", 20, "--num_eval", 1, "--save_path",
+                tmp_path)
     path, = (path for path in tmp_path.glob("res_*.pt") if "best" not in path.name)
     export.export(path, "ddranking", tmp_path / "exported")
     images, labels, lr = (torch.load(tmp_path / "exported" / f"{name}.pt") for name in ("images", "labels", "lr"))
     ours = evaluated(path, digits_in_colour, tmp_path, "--fair")
     kind = hard_label.LabelRobustScoreHard
-    monkeypatch.setattr(kind, "_hyper_param_search_for_hard_label",  # which would test five learning rates on test images
+    monkeypatch.setattr(kind, "_hyper_param_search_for_hard_label",  # it tests five learning rates on test images
                         lambda self, **how: self._compute_hard_label_metrics_helper(**how, lr=LR))
     theirs = peer(hard_label, kind).compute_metrics(image_tensor=images, syn_lr=lr)
     assert torch.equal(labels, torch.arange(10).repeat_interleave(IPC)), "which it assumes"
