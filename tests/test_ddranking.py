@@ -16,8 +16,8 @@ from utils import storage
 from utils.data import load
 from utils.system import files
 
-hard_label = pytest.importorskip("ddranking.metrics.hard_label", exc_type=ImportError)
-soft_label = pytest.importorskip("ddranking.metrics.soft_label", exc_type=ImportError)
+hard_label = pytest.importorskip("ddranking.metrics.hard_label")
+soft_label = pytest.importorskip("ddranking.metrics.soft_label")
 pytestmark = pytest.mark.slow
 
 EPOCHS, LR, NETWORKS, IPC, SIZE = 21, 0.01, 3, 4, 16
