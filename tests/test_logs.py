@@ -38,5 +38,5 @@ def test_progress_on_a_terminal_is_a_bar_that_goes_away(monkeypatch):
         time.sleep(0.2)  # tqdm draws no more than ten times a second
         progress.update(lambda: {"nll": 2.5}, steps=2)
         bar = screen.getvalue().split("\r")[-1]
-        assert bar.startswith("run:  60%") and "6/10" in bar and "nll 2.5 " in bar and "images/s" in bar
+        assert bar.startswith("run  60%") and "6/10 it, left 0:00 nll 2.5 " in bar and "images/s" in bar
     assert not screen.getvalue().split("\r")[-1].strip()
