@@ -196,6 +196,8 @@ def main() -> None:
                         help="distil for so long in place of --Iteration")
     shared = parser.parse_args()
     drop_dead_flags(parser, shared)
+    if "published" in shared or any("--published" in method.split() for method in shared.methods):
+        parser.error("--published: methods are compared under one setting; leave it out")
     for one, several in SEVERAL.items():
         if getattr(shared, one) != parser.get_default(one):
             parser.error(f"--{one}: name it with --{several}")

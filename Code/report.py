@@ -24,11 +24,11 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from evaluate import check_size, load_test_data
-from utils import augment, evaluation, figures, methods, networks, paper, pictures, storage, summary
+from utils import augment, evaluation, figures, networks, paper, pictures, storage, summary
 from utils.data import RealData, sources
 from utils.distill import initial_images
 from utils.draws import Draws
-from utils.options import as_path, build_parser, new_parser, replaced, whole_number
+from utils.options import as_path, build_parser, new_parser, published_options, replaced, whole_number
 from utils.run_files import is_finished, losses_path, metrics_path, options_path, picture_path, set_path, undamaged
 from utils.summary import table_cell
 from utils.system import files, logs, memory
@@ -40,7 +40,6 @@ PER_LINE = 10  # images of a class in a line
 OPEN_CLASSES = 10  # classes that are shown without unfolding the rest, or by colour
 STEPS = 6  # pictures of the change
 REAL_POINTS, SYNTHETIC_POINTS = 500, 400  # of the embeddings
-COMMANDS = Path(__file__).resolve().parents[1] / "Command.txt"
 SPARED = {"batch_real": "real images per class", "model_train_steps": "steps of pool training",
           "trained_bs": "images in such a step"}  # options that a shorter run may lower
 
@@ -49,15 +48,15 @@ def parse() -> Namespace:
     parser = new_parser(__doc__)
     parser.add_argument("folders", type=as_path, nargs="+", metavar="RESULT_FOLDER",
                         help="what runs left in --save_path, or a folder of such folders")
-    parser.add_argument("--save_path", type=as_path, help="folder for the report; None: the first RESULT_FOLDER")
+    parser.add_argument("--save_path", type=as_path, help="folder for the report (default: the first RESULT_FOLDER)")
     parser.add_argument("--quick", action="store_true",
                         help="train no networks: no embeddings, no confusion matrix, no starting images")
     parser.add_argument("--data_path", type=as_path,
                         help="folder of the data sets, for runs whose own is not there; what is missing is downloaded")
     parser.add_argument("--epoch_eval_train", type=whole_number(0),
-                        help="epochs to train the network, less 1; None: each run's own")
+                        help="epochs to train the network, less 1 (default: each run's own)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="to train it on")
-    parser.add_argument("--max_batch", type=whole_number(1), help="images per network pass; None: each run's own")
+    parser.add_argument("--max_batch", type=whole_number(1), help="images per network pass (default: each run's own)")
     return parser.parse_args()
 
 
@@ -123,7 +122,7 @@ class Run:
         if 0 < options.Iteration < paper.ITERATIONS:
             words.append(f"{options.Iteration:,} of {paper.ITERATIONS:,} iterations")
         if options.Iteration:
-            whole = published(options)
+            whole = published_options(options.method, options.dataset, options.ipc)
             words += [f"{own:,} of {most:,} {what}" for name, what in SPARED.items()
                       if (own := getattr(options, name)) < (most := getattr(whole, name, 0))]
         if networks.CONVNETS[options.model].get("width", paper.WIDTH) < paper.WIDTH:
@@ -157,16 +156,6 @@ class Run:
         start = len(pattern.removesuffix("*.png"))
         found = {int(path.stem[start:]): path for path in self.path.parent.glob(pattern)}
         return dict(sorted(found.items()))
-
-
-def published(run: Namespace) -> Namespace:
-    """The options of the command in Command.txt for a run's method, data set and IPC; none where there is none."""
-    method = methods.METHODS.get(run.method)
-    parser = build_parser("", method.recipe if method else {})
-    lines = [line for line in COMMANDS.read_text().splitlines() if line.startswith("python3")]
-    commands = (parser.parse_args(line.split()[3:]) for line in lines)
-    cell = run.method, run.dataset, run.ipc
-    return next((own for own in commands if (own.method, own.dataset, own.ipc) == cell), Namespace())
 
 
 def find_runs(options) -> list[Run]:

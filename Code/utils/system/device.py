@@ -9,6 +9,8 @@ from torch import Tensor
 
 from .errors import UserError
 
+CPUINFO = Path("/proc/cpuinfo")
+
 
 def find(name: str) -> torch.device:
     """--device as a torch.device, auto: cuda if it is there, else cpu; UserError where it is not there."""
@@ -36,7 +38,18 @@ def describe(device: torch.device) -> str:
 
 def cpu_model() -> str:
     """The CPU's model, or where the system does not say it, its architecture."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
+    return _about_cpu("model name") or platform.processor() or platform.machine()
+
+
+def _about_cpu(*names: str) -> str:
+    """What Linux says of the first CPU under one of these names; empty where it does not."""
+    lines = CPUINFO.read_text().splitlines() if CPUINFO.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(names)), "")
+
+
+def say_if_slow(of: torch.device, precision: str | None) -> None:
+    """Prints that bf16 is slow where a CPU has no instructions for it, as far as the system tells."""
+    flags = _about_cpu("flags", "Features").split()  # of x86, of ARM
+    if of.type == "cpu" and precision == "bf16" and flags and not any("bf16" in flag for flag in flags):
+        print("note: --precision bf16: this CPU has no instructions for it and takes about ten times as long; "
+              "leave it out", flush=True)

@@ -6,21 +6,25 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import ClassVar, TextIO
 
 from tqdm import tqdm
 
 PLAIN_SECONDS, BAR_SECONDS = 10.0, 1.0  # between plain lines, and between the numbers of a bar
+BAR_WIDTH = 12  # columns that the numbers leave to the bar itself
 
 
 class Output:
     """A stream whose loss does not end the work: where its reader has gone or its disk is full, output is dropped.
 
-    note: where one line says so; of standard error itself nothing can.
+    note: where one line says so; of standard error itself nothing can. Lines that are written while a bar is shown
+    stand above it.
     """
 
+    bar: ClassVar[tqdm | None] = None  # the one that is shown on the terminal
+
     def __init__(self, stream: TextIO, note: TextIO | None = None):
-        self.stream, self.note = stream, note
+        self.stream, self.note, self.within_line = stream, note, False
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # of letters that its encoding lacks
 
@@ -28,6 +32,15 @@ class Output:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> None:
+        if Output.bar and not self.within_line:
+            Output.bar.clear()
+        self.draw(text)
+        self.within_line = not text.endswith("\n")
+        if Output.bar and not self.within_line:
+            Output.bar.refresh()
+
+    def draw(self, text: str) -> None:
+        """Writes what a bar is made of."""
         with self._outlived():
             self.stream.write(text)
 
@@ -46,6 +59,16 @@ class Output:
                       flush=True)
 
 
+class _Canvas:
+    """A stream as a bar writes to it: without making room for the bar."""
+
+    def __init__(self, stream: TextIO):
+        self.stream, self.write = stream, getattr(stream, "draw", stream.write)
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
+
+
 class Progress:
     """Progress of one piece of work, as a bar on a terminal and as plain lines elsewhere.
 
@@ -60,23 +83,32 @@ class Progress:
         self.name, self.total, self.first, self.images_per_step = name, total, first, images_per_step
         self.done, self.paused_for = 0, 0.0
         self.begun = self.shown = time.monotonic()
-        self.bar = tqdm(total=total, initial=first, desc=name, unit=unit, file=sys.stdout, leave=False,
-                        dynamic_ncols=True, disable=not sys.stdout.isatty())
+        self.bar = tqdm(total=total, initial=first, desc=name, file=_Canvas(sys.stdout), leave=False, miniters=1,
+                        ncols=self._columns(), position=0, unit=unit, disable=not sys.stdout.isatty(),
+                        bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit}{postfix}")
 
     def __enter__(self):
+        self._show()
         return self
 
     def __exit__(self, *_):
+        Output.bar = None
         self.bar.close()
+
+    def _show(self):
+        Output.bar = None if self.bar.disable else self.bar
 
     @contextlib.contextmanager
     def paused(self):
-        """Around other work in between, which is not to count in images per second."""
-        begun = time.monotonic()
+        """Around other work in between, which is not to count in images per second and may show a bar of its own."""
+        begun, Output.bar = time.monotonic(), None
+        self.bar.clear()
         try:
             yield
         finally:
             self.paused_for += time.monotonic() - begun
+            self._show()
+            self.bar.refresh()
 
     def update(self, details: Callable[[], dict[str, float]] = dict, steps: int = 1):
         """Counts steps, and shows the progress where that is due; `details` gives numbers to show beside it."""
@@ -85,21 +117,33 @@ class Progress:
         due = now - self.shown >= (PLAIN_SECONDS if self.bar.disable else BAR_SECONDS)
         if due:
             self.shown = now
-            text = self._text(details(), now - self.begun - self.paused_for)
+            done = self.first + self.done
+            left = f"left {clock((now - self.begun) / self.done * (self.total - done))}"
+            words = self._words(details(), now - self.begun - self.paused_for)
             if self.bar.disable:
-                done = self.first + self.done
-                left = clock((now - self.begun) / self.done * (self.total - done))
-                words = [self.name, f"{done}/{self.total}", text, f"left {left}"]
-                print(" ".join(filter(None, words)), flush=True)
+                print(" ".join([self.name, f"{done}/{self.total}", *words, left]), flush=True)
             else:
-                self.bar.set_postfix_str(text, refresh=False)
+                self._fit([left, *words])
         self.bar.update(steps)
 
-    def _text(self, details: dict[str, float], seconds: float) -> str:
+    def _words(self, details: dict[str, float], seconds: float) -> list[str]:
         words = [f"{name} {value:.4g}" for name, value in details.items()]
-        if self.images_per_step:
-            words.append(f"{self.images_per_step * self.done / seconds:.0f} images/s")
-        return " ".join(words)
+        return words + [f"{self.images_per_step * self.done / seconds:.0f} images/s"] * bool(self.images_per_step)
+
+    def _fit(self, words: list[str]):
+        """Puts as many of the words beside the bar as its line holds."""
+        self.bar.ncols = self._columns()
+        room = self.bar.ncols - BAR_WIDTH - len(f"{self.name} 100%|| {self.total}/{self.total} {self.bar.unit}, ")
+        while words and len(" ".join(words)) > room:
+            words.pop()
+        self.bar.set_postfix_str(" ".join(words), refresh=False)
+
+    def _columns(self) -> int:
+        try:
+            columns = os.get_terminal_size(sys.stdout.fileno()).columns
+        except OSError:  # no terminal
+            columns = 0
+        return (columns or 80) - 1  # a full line would move the cursor on
 
 
 def clock(seconds: float) -> str:

@@ -46,7 +46,7 @@ class Interrupts:
             return
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         with contextlib.suppress(OSError):  # print is not for signal handlers
-            os.write(2, b"stopping as soon as the work is kept; Ctrl-C stops at once\n")
+            os.write(2, b"\r\x1b[K" * os.isatty(2) + b"stopping as soon as the work is kept; Ctrl-C stops at once\n")
 
     def check(self):
         """Raises Stopped if a signal has come."""
