@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from utils import checkpoint, experiment, figures, methods, run_files, storage, summary
+from utils import checkpoint, experiment, figures, methods, pretrained, run_files, storage, summary
 from utils.data import load_data
 from utils.distill import Distillation
 from utils.options import (
@@ -43,7 +43,7 @@ TIMED_SECONDS, TIMED_ITERATIONS = 10, 3  # to learn how long an iteration takes
 
 def is_done(options) -> bool:
     """Whether a run of these options has been completed; UserError where the set is of other options."""
-    folder, wanted = run_files.run_folder(options), vars(options)
+    folder, wanted = run_files.run_folder(options), run_files.plain(options)
     path = run_files.set_path(folder)
     if not (path.exists() and run_files.metrics_path(folder).exists()):
         return False
@@ -144,6 +144,18 @@ def kept_budget(path: Path, wanted: dict) -> dict[str, int]:
     return iterations
 
 
+def share_networks(runs: list[tuple[str, list[argparse.Namespace]]]) -> None:
+    """Lets all runs on networks of one --pool match on those that the first of them began with."""
+    begun = {}
+    for options in (options for _, cells in runs for options in cells if options.pool):
+        path = run_files.set_path(run_files.run_folder(options))
+        if path.exists() and options.pool not in begun:
+            with run_files.undamaged(path):
+                begun[options.pool] = storage.load(path)["meta"]["options"]
+    for options in (options for _, cells in runs for options in cells if options.pool):
+        options.pool_files = pretrained.names_for(options, begun.get(options.pool))
+
+
 def set_budget(runs: list[tuple[str, list[argparse.Namespace]]], minutes: float, shared: argparse.Namespace) -> None:
     """Gives each run the iterations that fit in `minutes`; a repeated command finds them in budget.json.
 
@@ -193,6 +205,7 @@ def main() -> None:
     names, ipcs, seeds = (list(dict.fromkeys(values)) for values in (names, ipcs, seeds))
     runs = [(method, [cell(method, ipc, seed, shared) for seed in seeds]) for ipc in ipcs for method in names]
     with files.locked(files.make_folder(shared.save_path)):
+        share_networks(runs)
         with memory.enough_memory(shared.max_batch):
             if minutes:
                 set_budget(runs, minutes, shared)

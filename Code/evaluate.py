@@ -9,21 +9,18 @@ bring the protocol they were made with, and a pair its learning rate; flags over
 """
 
 import contextlib
-import math
 import os
 import time
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from utils import augment, evaluation, foreign_sets, networks, storage
+from utils import augment, evaluation, fair, foreign_sets, networks, storage
 from utils.data import RealData, class_order, image_files, load_data
-from utils.distill import initial_images
 from utils.draws import Draws
 from utils.experiment import check_networks, memory_accounted
 from utils.options import accepted_by, add_data, add_evaluation, as_path, new_parser, replaced, whole_number
@@ -48,10 +45,15 @@ def parse() -> tuple[Namespace, dict]:
     group.add_argument("--model", type=accepted_by(networks.check_name), default="ConvNet",
                        help="network of mode S")
     group.add_argument("--fair", action="store_true",
-                       help="add random real images, the formation's start and the whole training set, the set and "
-                            "random images without augmentation, and DD-Ranking's measures")
+                       help="add random real images, the formation's start and the whole training set, all but the "
+                            "start also without augmentation, and DD-Ranking's measures")
     group.add_argument("--epoch_whole_train", type=whole_number(0), default=30,
                        help="with --fair: epochs on the whole training set, less 1")
+    group.add_argument("--pool", type=as_path, metavar="PATH",
+                       help="with --fair, of a set with soft labels: folder of networks that pretrain.py trained, "
+                            "which give random images theirs")
+    group.add_argument("--soft_stages", type=whole_number(0), nargs="+", metavar="STEPS",
+                       help="with --pool: networks after so many steps; None: all that are kept")
     add_data(parser)
     add_evaluation(parser)
     parser.set_defaults(num_eval=5, Iteration=0)
@@ -67,6 +69,10 @@ def parse() -> tuple[Namespace, dict]:
         parser.error(f"--pixels: {path} says itself what its images are; leave it out")
     if options.zca and "mean" in saved["meta"]:
         parser.error(f"--zca: {path} brings its own normalisation; leave it out")
+    if options.pool and not options.fair:
+        parser.error("--pool: it labels the random images of --fair; add --fair, or leave it out")
+    if options.soft_stages and not options.pool:
+        parser.error("--soft_stages: it chooses among networks trained beforehand; name their folder with --pool")
     return options, saved
 
 
@@ -205,78 +211,16 @@ class Evaluator:
         return short["mean"]
 
 
-def fair(evaluator: Evaluator, model: str, saved: dict, formation: int, accuracy: float) -> None:
-    """What the accuracy of the set means: the same for real images of the same count, and for all of them.
-
-    saved: its `data` are the sets as stored. Random images are drawn anew for each network, as many of each class
-    as the set of that experiment stores. Where the set has soft labels, so have they, from a network that is trained
-    on the whole training set. Prints the measures of DD-Ranking (Li et al., arXiv 2505.13300).
-    """
-    options, data, plain = evaluator.options, evaluator.data, {"dsa_strategy": "none"}
-    sizes = [labels.bincount(minlength=data.num_classes).tolist() for _, labels in saved["data"]]
-    ready, soft = storage.ready(saved, formation), "soft_labels" in saved
-    hard = storage.ready({name: part for name, part in saved.items() if name != "soft_labels"}, formation)
-    label = teacher(evaluator, model) if soft else lambda images, labels: labels
-
-    def real(k: int, aug: bool = False) -> tuple[Tensor, Tensor]:
-        counts = sizes[k // options.num_eval]
-        images = initial_images(data, Draws(options.seed, k), max(counts), aug=aug)
-        stored = torch.cat([images[c, :count] for c, count in enumerate(counts)])
-        labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-        images, labels = storage.expand(stored, labels, augment.formation(aug))
-        return images, label(images, labels)
-
-    kind, many = " with soft labels" * soft, per_class(sizes)
-    random, count = f"random real images, {many}{kind}", options.num_eval * len(ready)
-    gain = accuracy - evaluator.add(random, model, count, real, num_eval=1)
-    gain_plain = (evaluator.add("the set", model, len(ready), ready.__getitem__, **plain)
-                  - evaluator.add(random, model, count, real, num_eval=1, **plain))
-    hard_accuracy = evaluator.add("the set with hard labels", model, len(hard), hard.__getitem__) if soft else accuracy
-    if formation == 2:
-        evaluator.add(f"random 2x2 formations, {many}{kind}", model, count, partial(real, aug=True), num_eval=1)
-    passes = {"epoch_eval_train": options.epoch_whole_train}
-    whole, _ = (evaluator.add(f"whole training set, {options.epoch_whole_train + 1} passes", model, 1,
-                              lambda k: (data.images, data.labels), **passes, **changes) for changes in ({}, plain))
-    print_measures(model, whole - hard_accuracy, gain, gain_plain)
-
-
-def per_class(sizes: list[list[int]]) -> str:
-    """How many images the classes have, in words."""
-    some = [size for counts in sizes for size in counts if size]
-    return f"{min(some)} per class" if min(some) == max(some) else f"{min(some)} to {max(some)} per class"
-
-
-def teacher(evaluator: Evaluator, model: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """Gives images the soft labels (N, K) of a network that is trained on the whole training set."""
-    data, options = evaluator.data, replaced(evaluator.options)
-    options.epoch_eval_train = options.epoch_whole_train
-    runner = evaluation.runner_for(options, data, data.labels)
-    network = evaluation.trained_network(data.images, data.labels, data, model, options, Draws(options.seed),
-                                         ("evaluate.py", "teacher"), runner)
-    network.eval()
-
-    @torch.no_grad()
-    def label(images: Tensor, labels: Tensor) -> Tensor:
-        return torch.cat([runner.classify(network, part.to(data.device, data.dtype)).float().softmax(dim=1)
-                          for part in images.split(256)])
-
-    return label
-
-
-def print_measures(model: str, recovery: float, gain: float, gain_plain: float) -> None:
-    """DD-Ranking's measures, each with its direction and formula; from parts of 1, printed in percent."""
-    def score(value: float) -> float:
-        return 100 * (math.exp(value) - math.exp(-1)) / (math.exp(1) - math.exp(-1))
-
-    for name, value, about in (
-            ("hard-label recovery", 100 * recovery, "lower is better: whole training set - the set, hard labels"),
-            ("improvement over random", 100 * gain, "higher is better: the set - random, labels of one kind"),
-            ("improvement over random without augmentation", 100 * gain_plain, "higher is better: the same, no DSA"),
-            ("label-robust score", score((gain - recovery) / 2),
-             "higher is better: 100 (exp(a) - 1/e) / (e - 1/e), a = (improvement - recovery) / 2"),
-            ("augmentation-robust score", score((gain + gain_plain) / 2),
-             "higher is better: the same of b, the mean of both improvements")):
-        print(f"{model}: {name} {value:.2f} ({about})", flush=True)
+def prepared_for_fair(options, saved: dict, data: RealData) -> fair.Label | None:
+    """What gives random images soft labels, if the set has such and --pool is named; says what --fair cannot do."""
+    fair.say_few(options.synthetic, saved["data"], data)
+    if "soft_labels" in saved and options.pool:
+        return fair.pool_labels(options, data, fair.parts_of(options.synthetic, saved))
+    if "soft_labels" in saved:
+        print(f"--fair: {options.synthetic} has soft labels; {fair.LEFT_OUT}", flush=True)
+    elif options.pool:
+        raise UserError(f"--pool: {options.synthetic} has no soft labels, so random images need none; leave it out")
+    return None
 
 
 def main() -> None:
@@ -291,18 +235,15 @@ def main() -> None:
             formation = saved["meta"].get("formation", augment.formation(options.aug))
             used = {**saved, "data": sets}
             ready = storage.ready(used, formation)
-            ipc = max(int(labels.bincount().max()) for _, labels in sets)
             models = evaluation.models(options.eval_mode, options.model)
             check_networks(models, data)
-            if options.fair and ipc > min(data.class_sizes):
-                raise UserError(f"--fair: {options.synthetic} has {ipc} images of a class, of which {data.name} has "
-                                f"only {min(data.class_sizes)}; leave it out")
             say_taken_for(options, saved, data)
+            label = prepared_for_fair(options, used, data) if options.fair else None
             evaluator = Evaluator(options, data, lacks(sets, data))
             for model in models:
                 accuracy = evaluator.add("the set", model, len(ready), ready.__getitem__)
                 if options.fair:
-                    fair(evaluator, model, used, formation, accuracy)
+                    fair.read(evaluator.add, options, data, model, used, formation, accuracy, label)
 
 
 if __name__ == "__main__":

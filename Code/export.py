@@ -3,8 +3,8 @@
     python3 -u export.py ../Distilled/MNIST/BACON_ipc10.pt --to dm --out exported
 
 dm: one .pt, {"data": [[images, labels], ...]} of all experiments, normalised. mtt: images_best.pt, labels_best.pt and
-lr_best.pt, normalised; soft labels as logits, as DATM trains on. ddranking: images.pt and labels.pt, normalised. npz:
-images in 8 bits, channels last, and labels. png: <class number>/<image>.png.
+lr_best.pt, normalised; soft labels as logits, as DATM trains on. ddranking: images.pt, labels.pt and lr.pt, the same
+but class by class, as many of each. npz: images in 8 bits, channels last, and labels. png: <class number>/<image>.png.
 """
 
 from pathlib import Path
@@ -15,33 +15,60 @@ from PIL import Image
 from torch import Tensor
 
 from utils import storage
+from utils.data.normalisation import per_channel
 from utils.options import as_path, new_parser, whole_number
 from utils.system import files
 from utils.system.errors import UserError
 from utils.system.reporting import reported
 
 SMALLEST = 1e-30  # a probability whose logarithm is still finite
+# Mean and standard deviation that MTT, DATM and DD-Ranking normalise with: for CIFAR-100, too, those of CIFAR-10.
+_CIFAR = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+STATISTICS = {"CIFAR10": _CIFAR, "CIFAR100": _CIFAR, "TinyImageNet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
 
 
-def save_dm(saved: dict, sets: list[tuple[Tensor, Tensor]], experiment: int, out: Path) -> str:
+def as_there(saved: dict, images: Tensor) -> Tensor:
+    """Normalised images (N, C, H, W) with the STATISTICS of those projects; says where it cannot know them."""
+    meta = saved["meta"]
+    own, theirs = (meta.get("mean"), meta.get("std")), STATISTICS.get(meta.get("dataset"))
+    if meta.get("zca"):
+        print("note: its images are whitened; say --zca there, too (use_zca in DD-Ranking)", flush=True)
+    elif theirs is None or own == (None, None):
+        print(f"note: values are as they were, {images.min():.4g} to {images.max():.4g}; see that they are normalised "
+              "as there", flush=True)
+    elif tuple(map(tuple, own)) != theirs:
+        (mean, std), (to_mean, to_std) = ([per_channel(part, images) for part in pair] for pair in (own, theirs))
+        images = (images * std + mean - to_mean) / to_std
+    return images
+
+
+def save_dm(saved: dict, sets: list[tuple[Tensor, Tensor]], out: Path) -> str:
     storage.save(out / "set.pt", {"data": [list(pair) for pair in sets], "accs_all_exps": saved["accs_all_exps"]})
     return "set.pt"
 
 
-def save_mtt(saved: dict, sets: list[tuple[Tensor, Tensor]], experiment: int, out: Path) -> str:
-    images, labels = sets[experiment]
+def _save_parts(saved: dict, images: Tensor, labels: Tensor, out: Path, ending: str) -> str:
+    """Images, labels (soft ones as logits) and the learning rate of the set's protocol, a file each."""
     if labels.is_floating_point():
         labels = labels.clamp(min=SMALLEST).log()
-    storage.save(out / "images_best.pt", images)
-    storage.save(out / "labels_best.pt", labels)
-    storage.save(out / "lr_best.pt", torch.tensor(float(saved["meta"].get("options", {}).get("lr_net", 0.01))))
-    return "images_best.pt, labels_best.pt, lr_best.pt"
+    lr = torch.tensor(float(saved["meta"].get("options", {}).get("lr_net", 0.01)))
+    for name, part in (("images", as_there(saved, images)), ("labels", labels), ("lr", lr)):
+        storage.save(out / f"{name}{ending}.pt", part.contiguous())
+    return ", ".join(f"{name}{ending}.pt" for name in ("images", "labels", "lr"))
 
 
-def save_ddranking(saved: dict, sets: list[tuple[Tensor, Tensor]], experiment: int, out: Path) -> str:
-    for name, part in zip(("images", "labels"), sets[experiment], strict=True):
-        storage.save(out / f"{name}.pt", part)
-    return "images.pt, labels.pt"
+def save_mtt(saved: dict, images: Tensor, labels: Tensor, classes: Tensor, out: Path) -> str:
+    return _save_parts(saved, images, labels, out, "_best")
+
+
+def save_ddranking(saved: dict, images: Tensor, labels: Tensor, classes: Tensor, out: Path) -> str:
+    """Its scores take the first ipc images for class 0, the next for class 1 and so on, whatever the labels say."""
+    sizes = classes.bincount().tolist()
+    if min(sizes) < max(sizes):
+        raise UserError(f"--to ddranking: as many images of each class are wanted, and the set has {min(sizes)} to "
+                        f"{max(sizes)}; take another form")
+    order = classes.argsort(stable=True)
+    return f"{_save_parts(saved, images[order], labels[order], out, '')}; ipc {sizes[0]}"
 
 
 def in_8_bits(saved: dict, images: Tensor) -> np.ndarray:
@@ -53,26 +80,23 @@ def in_8_bits(saved: dict, images: Tensor) -> np.ndarray:
     return (255 * pixels).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def save_npz(saved: dict, sets: list[tuple[Tensor, Tensor]], experiment: int, out: Path) -> str:
-    images, labels = sets[experiment]
+def save_npz(saved: dict, images: Tensor, labels: Tensor, classes: Tensor, out: Path) -> str:
     pixels = in_8_bits(saved, images)
     files.write_whole(out / "set.npz", lambda file: np.savez(file, images=pixels, labels=labels.numpy()))
     return "set.npz"
 
 
-def save_png(saved: dict, sets: list[tuple[Tensor, Tensor]], experiment: int, out: Path) -> str:
-    images, labels = sets[experiment]
+def save_png(saved: dict, images: Tensor, labels: Tensor, classes: Tensor, out: Path) -> str:
     if labels.is_floating_point():
-        print("note: folders hold no soft labels; the class of the highest is taken", flush=True)
-        labels = labels.argmax(dim=1)
-    for k, (image, label) in enumerate(zip(in_8_bits(saved, images), labels.tolist(), strict=True)):
+        print("note: folders hold no soft labels; the classes are taken", flush=True)
+    for k, (image, label) in enumerate(zip(in_8_bits(saved, images), classes.tolist(), strict=True)):
         folder = files.make_folder(out / f"{label:05}", "--out")
         picture = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
         files.write_whole(folder / f"{k:05}.png", lambda file, picture=picture: picture.save(file, "PNG"))
     return f"{len(images)} images by class number"
 
 
-FORMS = {"dm": save_dm, "mtt": save_mtt, "ddranking": save_ddranking, "npz": save_npz, "png": save_png}
+ONE_SET = {"mtt": save_mtt, "ddranking": save_ddranking, "npz": save_npz, "png": save_png}
 
 
 def export(path: Path, to: str, out: Path, experiment: int = 0, formation: int = 1) -> str:
@@ -83,13 +107,17 @@ def export(path: Path, to: str, out: Path, experiment: int = 0, formation: int =
         raise UserError(f"--experiment {experiment}: {path} has experiments 0 to {len(sets) - 1}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out: {out} is there already; name a new or an empty folder")
-    return FORMS[to](saved, sets, experiment, files.make_folder(out, "--out"))
+    files.make_folder(out, "--out")
+    if to == "dm":
+        return save_dm(saved, sets, out)
+    _, classes = storage.expand(*saved["data"][experiment], saved["meta"].get("formation", formation))
+    return ONE_SET[to](saved, *sets[experiment], classes, out)
 
 
 def main() -> None:
     parser = new_parser(__doc__)
     parser.add_argument("set", type=as_path, help="saved set")
-    parser.add_argument("--to", choices=FORMS, required=True, help="form")
+    parser.add_argument("--to", choices=("dm", *ONE_SET), required=True, help="form")
     parser.add_argument("--out", type=as_path, required=True, help="new folder for it")
     parser.add_argument("--experiment", type=whole_number(0), default=0, help="which set of the file; dm takes all")
     parser.add_argument("--aug", action="store_true", help="its images are 2x2 formations (ours say so themselves)")

@@ -15,9 +15,9 @@ from torchvision.utils import save_image
 import evaluate
 import formats
 from conftest import TINY, call_script, run_script
-from utils import evaluation, storage
+from utils import evaluation, fair, storage
 from utils.data import load
-from utils.distill import initial_images
+from utils.distill import Distillation, initial_images
 from utils.draws import Draws
 from utils.system import files
 from utils.system.errors import UserError
@@ -95,24 +95,27 @@ def test_our_sets_bring_their_normalisation(digits_set):
     assert line.startswith("evaluate.py: error: --zca: ") and str(digits_set) in line
 
 
-def test_fair_reading_wants_as_many_real_images(tmp_path):
+def test_fair_reading_where_real_images_are_few(tmp_path):
+    """A set with more images of a class than there are real ones: random images are all of these, which is said."""
     images, labels = formats.images_and_labels(2, 20, 16, 1)
     for split, part in (("train", slice(None, None, 2)), ("test", slice(1, None, 2))):
         formats.write_class_folders(tmp_path / "data" / split, images[part], labels[part], ["a", "b"], ".png")
     formats.write_class_folders(tmp_path / "set", images, labels, ["a", "b"], ".png")
     flags = ["--dataset", "folder", "--data_path", tmp_path / "data", "--im_size", 16, "--model", "ConvNetW32"]
-    flags += ["--synthetic", tmp_path / "set", "--save_path", tmp_path]
-    line, = call_script("evaluate.py", *flags, *QUICK, "--fair", expect=2).stderr.splitlines()
-    assert "--fair: " in line and "has 20 images of a class, of which folder has only " in line
-    assert not (tmp_path / "evaluate.jsonl").exists()
+    flags += ["--synthetic", tmp_path / "set", "--save_path", tmp_path, "--num_eval", 1, "--epoch_eval_train", 0]
+    done = call_script("evaluate.py", *flags, "--fair", "--epoch_whole_train", 0)
+    a, b = (int((labels[::2] == k).sum()) for k in range(2))
+    said, = [line for line in done.stdout.splitlines() if line.startswith("--fair: ")]
+    assert f"random images are all that there are of a ({a} of 20), b ({b} of 20)" in said
+    assert f"random real images, {min(a, b)} to {max(a, b)} per class" in done.stdout or a == b
 
 
 def test_fair_reading(digits_set, digits, make_options, tmp_path):
     done = call_script("evaluate.py", "--synthetic", digits_set, "--save_path", tmp_path, *QUICK, "--fair",
-                      "--epoch_whole_train", 2)
+                      "--epoch_whole_train", 0)
     lines = files.read_json_lines(tmp_path / "evaluate.jsonl")
     mean = {(line["trained_on"], line["dsa_strategy"] != "none"): line["mean"] for line in lines}
-    random, whole = "random real images, 2 per class", "whole training set, 3 passes"
+    random, whole = "random real images, 2 per class", "whole training set, 1 passes"
     assert set(mean) == {("the set", True), ("the set", False), (random, True), (random, False),
                          ("random 2x2 formations, 2 per class", True), (whole, True), (whole, False)}
     said = [line for line in done.stdout.splitlines() if "networks," in line]
@@ -133,35 +136,99 @@ def test_fair_reading(digits_set, digits, make_options, tmp_path):
     assert printed == pytest.approx([100 * recovery, 100 * gain, 100 * plain, labels, robust], abs=0.006)
 
 
-class Recorded(evaluate.Evaluator):
-    """An evaluator that notes what it would train on."""
-
-    def __init__(self, options, data):
-        self.options, self.data, self.sets = options, data, {}
-
-    def add(self, trained_on, model, count, make, **changes):
-        self.sets[trained_on, changes.get("dsa_strategy")] = [make(k) for k in range(count)]
-        return 0.5
-
-
-def test_random_images_are_as_many_of_each_class_as_the_set_stores(make_options, tmp_path):
-    """Of each experiment; a set with soft labels is compared with random images that have soft labels, too."""
-    data = load("digits", "")
+@pytest.fixture
+def read_fairly(make_options, tmp_path):
+    """A function that gives what `fair.read` would train on, by name and --dsa_strategy."""
     options = make_options("--num_eval", 2, "--save_path", tmp_path, "--epoch_eval_train", 0)
     options.epoch_whole_train = 0
-    counts = [[3, 1, 0, 2, 2, 2, 2, 2, 2, 2], [1] * 10]
-    sets = [[torch.randn(sum(sizes), 1, 16, 16), torch.arange(10).repeat_interleave(torch.tensor(sizes))]
-            for sizes in counts]
-    evaluator = Recorded(options, data)
-    evaluate.fair(evaluator, "ConvNetW32", {"data": sets, "meta": {}}, 1, 0.5)
-    random = evaluator.sets["random real images, 1 to 3 per class", None]
-    assert [labels.bincount(minlength=10).tolist() for _, labels in random] == [counts[0]] * 2 + [counts[1]] * 2
-    soft = [torch.full((len(labels), 10), 0.1) for _, labels in sets]
-    evaluate.fair(evaluator, "ConvNetW32", {"data": sets, "meta": {}, "soft_labels": soft}, 1, 0.5)
-    (images, labels), *_ = evaluator.sets["random real images, 1 to 3 per class with soft labels", "none"]
-    assert labels.shape == (18, 10) and len(images) == 18
-    torch.testing.assert_close(labels.sum(1), torch.ones(18))
-    assert [labels.dim() for _, labels in evaluator.sets["the set with hard labels", None]] == [1, 1]
+
+    def read(saved, formation=1, label=None):
+        trained_on = {}
+
+        def add(name, model, count, make, **changes):
+            trained_on[name, changes.get("dsa_strategy")] = [make(k) for k in range(count)]
+            return 0.5
+
+        fair.read(add, options, load("digits", ""), "ConvNetW32", saved, formation, 0.5, label)
+        return trained_on
+
+    return read
+
+
+def random_set(sizes):
+    return [torch.randn(sum(sizes), 1, 16, 16), torch.arange(10).repeat_interleave(torch.tensor(sizes))]
+
+
+def test_random_images_are_as_many_of_each_class_as_the_set_stores(read_fairly):
+    """Of each experiment, and all of a class that has fewer; a 2x2 formation counts as one image."""
+    data = load("digits", "")
+    most = data.class_sizes[1]
+    counts = [[3, most + 9, 0, 2, 2, 2, 2, 2, 2, 2], [1] * 10]
+    trained_on = read_fairly({"data": [random_set(sizes) for sizes in counts], "meta": {}}, 2)
+    expected = [[3, most, *counts[0][2:]]] * 2 + [counts[1]] * 2
+    for kind, tiles in (("real images", 1), ("2x2 formations", 4)):
+        random = trained_on[f"random {kind}, 1 to {most} per class", None]
+        assert [labels.bincount(minlength=10).tolist() for _, labels in random] == [
+            [tiles * count for count in sizes] for sizes in expected]
+        assert all(len(images) == len(labels) for images, labels in random)
+    images, labels = trained_on[f"random real images, 1 to {most} per class", "none"][0]
+    for k in range(10):
+        real = {image.numpy().tobytes() for image in data.normalise(data.images[data.labels == k])}
+        drawn = {image.numpy().tobytes() for image in images[labels == k]}
+        assert drawn <= real and (len(drawn) == (labels == k).sum() or len(real) < data.class_sizes[k])
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("networks")
+    call_script("pretrain.py", "--dataset", "digits", "--model", "ConvNetW32", "--networks", 2, "--steps", 20,
+                "--stages", 10, 20, "--trained_bs", 64, "--save_path", folder)
+    return folder / "digits_ConvNetW32"
+
+
+def test_soft_labels_are_compared_with_soft_labels(read_fairly, networks, make_options, capsys):
+    """Those of random images are as a run would give them: parts of the mean prediction of networks of --pool."""
+    data, sizes = load("digits", ""), [2] * 10
+    saved = {"data": [random_set(sizes)], "meta": {"options": {"soft_labels": 0.25}},
+             "soft_labels": [torch.full((20, 10), 0.1)]}
+    options = make_options("--pool", networks, "--soft_labels", 0.25, "--soft_stages", 20, "--Iteration", 2)
+    label = fair.pool_labels(options, data, fair.parts_of("set.pt", saved))
+    trained_on = read_fairly(saved, label=label)
+    assert "0.25 parts mean prediction of 2 networks (ConvNetW32, after 20 steps)" in capsys.readouterr().out
+    (images, labels), *_ = trained_on["random real images, 2 per class with soft labels", "none"]
+    classes = torch.arange(10).repeat_interleave(2)
+    torch.testing.assert_close(labels, Distillation(data, options).soft_labels(images, classes))
+    torch.testing.assert_close(labels.sum(1), torch.ones(20))
+    assert [labels.dim() for _, labels in trained_on["the set with hard labels", None]] == [1]
+    assert "random real images, 2 per class", None not in trained_on
+
+
+def test_soft_labels_without_a_pool(digits_set, networks, tmp_path):
+    """What needs soft labels of random images is left out, and said; the rest is with hard labels on both sides."""
+    record = storage.load(digits_set)
+    storage.save(tmp_path / "set.pt", record | {"data": record["data"][:1], "soft_labels": [torch.full((80, 10), 0.1)]})
+    flags = ["--synthetic", tmp_path / "set.pt", "--save_path", tmp_path, "--num_eval", 1, "--epoch_eval_train", 0,
+             "--fair", "--epoch_whole_train", 0]
+    lines = call_script("evaluate.py", *flags).stdout.splitlines()
+    measures = [line for line in lines if line.startswith("ConvNetW32: ")]
+    assert len(measures) == 2 and "hard-label recovery (HLR)" in measures[0] and "lower is better" in measures[0]
+    assert "left out" in measures[1] and "--pool" in measures[1] and "left out" in lines[0]
+    assert any("random real images, 2 per class with hard labels" in line for line in lines)
+    accuracy = {line["trained_on"]: line["mean"] for line in files.read_json_lines(tmp_path / "evaluate.jsonl")
+                if line["dsa_strategy"] != "none"}
+    recovery = accuracy["whole training set, 1 passes"] - accuracy["the set with hard labels"]
+    assert f"(HLR) {100 * recovery:.2f} " in measures[0]
+    with_pool = call_script("evaluate.py", *flags, "--pool", networks).stdout
+    assert "label-robust score (LRS)" in with_pool and "left out" not in with_pool
+
+
+def test_a_pool_that_nothing_needs_is_one_line(digits_set, networks, tmp_path):
+    common = ["--synthetic", digits_set, "--save_path", tmp_path]
+    for flags, named in ((["--pool", networks], "add --fair"), (["--fair", "--pool", networks], "has no soft labels"),
+                         (["--fair", "--soft_stages", 3], "--pool")):
+        line, = call_script("evaluate.py", *common, *flags, expect=2).stderr.splitlines()
+        assert named in line
+    assert not (tmp_path / "evaluate.jsonl").exists()
 
 
 def test_folders_go_by_the_names_of_classes_before_their_numbers(tmp_path):

@@ -27,7 +27,13 @@ def read_mtt(folder):
 
 
 def read_ddranking(folder):
-    return (torch.load(folder / f"{name}.pt", weights_only=True, map_location="cpu") for name in ("images", "labels"))
+    """DD-Ranking's: images.pt, labels.pt and lr.pt; hard labels are also those that its scores assume by position."""
+    images, labels, lr = (torch.load(folder / f"{name}.pt", weights_only=True) for name in ("images", "labels", "lr"))
+    assert float(lr) > 0
+    ipc = len(images) // 10
+    assumed = torch.tensor(np.array([np.ones(ipc) * i for i in range(10)]), dtype=torch.long).view(-1)
+    assert labels.is_floating_point() or torch.equal(labels, assumed)
+    return images, labels
 
 
 def read_npz(folder):
@@ -57,8 +63,10 @@ def test_exported_set_is_what_others_expect(form, tmp_path):
     assert str(tmp_path / form) in done.stdout
     images, labels = utils.load_synthetic(SET)
     read, found = READERS[form](tmp_path / form)
+    assert form != "ddranking" or "; ipc 4" in done.stdout
     if form in ("npz", "png"):
         images = (255 * storage.pixels(images, storage.load(SET)["meta"])).round() / 255
+    if form in ("npz", "png", "ddranking"):
         (images, labels), (read, found) = by_class(images, labels), by_class(read, found)
     assert torch.equal(read, images) and torch.equal(found, labels)
     assert read.dtype == torch.float32 and found.dtype == torch.int64
@@ -67,15 +75,39 @@ def test_exported_set_is_what_others_expect(form, tmp_path):
 
 
 def test_soft_labels(tmp_path):
-    soft = torch.rand(6, 3, generator=torch.Generator().manual_seed(0)).softmax(1)
+    """DATM and DD-Ranking take the softmax of what they read, so they get logits; the latter class by class."""
+    soft = (torch.rand(6, 3, generator=torch.Generator().manual_seed(0)) / 9 + torch.eye(3).repeat(2, 1)).softmax(1)
     torch.save({"data": [[torch.randn(6, 1, 8, 8), soft]]}, tmp_path / "soft.pt")
     for form in ("dm", "mtt", "ddranking"):
         export.export(tmp_path / "soft.pt", form, tmp_path / form)
-        _, labels = READERS[form](tmp_path / form)
-        torch.testing.assert_close(labels.softmax(1) if form == "mtt" else labels, soft)
+        images, labels = READERS[form](tmp_path / form)
+        order = [0, 3, 1, 4, 2, 5] if form == "ddranking" else range(6)
+        assert torch.equal(images, utils.load_synthetic(tmp_path / "soft.pt")[0][order])
+        torch.testing.assert_close(labels if form == "dm" else labels.softmax(1), soft[order])
         path = tmp_path / form / "set.pt" if form == "dm" else tmp_path / form
-        torch.testing.assert_close(utils.load_synthetic(path)[1], soft)
+        torch.testing.assert_close(utils.load_synthetic(path)[1], soft[order])
     with pytest.raises(UserError, match="does not say how its images were normalised"):
         export.export(tmp_path / "soft.pt", "png", tmp_path / "png")
     with pytest.raises(UserError, match="--experiment 1"):
         export.export(tmp_path / "soft.pt", "dm", tmp_path / "second", experiment=1)
+
+
+def test_sets_are_normalised_as_there(tmp_path):
+    """MTT and DD-Ranking normalise CIFAR-100 with the statistics of CIFAR-10."""
+    pixels = torch.rand(100, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    mean, std = (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)
+    normalised = [(values - torch.tensor(m)[:, None, None]) / torch.tensor(s)[:, None, None] for values, m, s in (
+        (pixels, mean, std), (pixels, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)))]
+    storage.save(tmp_path / "set.pt", {"data": [[normalised[0], torch.arange(100)]],
+                                       "meta": {"dataset": "CIFAR100", "mean": list(mean), "std": list(std)}})
+    for form, expected in (("dm", normalised[0]), ("mtt", normalised[1]), ("ddranking", normalised[1])):
+        export.export(tmp_path / "set.pt", form, tmp_path / form)
+        name = {"dm": "set.pt", "mtt": "images_best.pt", "ddranking": "images.pt"}[form]
+        images = torch.load(tmp_path / form / name, weights_only=True)
+        torch.testing.assert_close(images["data"][0][0] if form == "dm" else images, expected)
+
+
+def test_ddranking_wants_as_many_of_each_class(tmp_path):
+    torch.save([torch.randn(5, 1, 8, 8), torch.tensor([0, 0, 1, 2, 2])], tmp_path / "uneven.pt")
+    with pytest.raises(UserError, match=r"--to ddranking: as many images of each class are wanted, and .* 1 to 2"):
+        export.export(tmp_path / "uneven.pt", "ddranking", tmp_path / "out")

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 
 import pytest
 import torch
@@ -197,6 +198,55 @@ def test_run_does_not_go_on_with_other_networks(older, folder, tmp_path):
     link.symlink_to(folder)
     child = children.run(tmp_path, *RUN, "--pool", link, "--resume", "auto", expect=2)
     assert "not those that the run began with" in child.error()
+
+
+def test_a_run_keeps_the_networks_that_it_began_with(older, tmp_path):
+    """Through all experiments, also where it is killed and resumed, whatever is added in between."""
+    pool = tmp_path / "pool"
+    shutil.copytree(older, pool)
+    flags = [*RUN, "--num_exp", 2, "--pool", pool]
+    whole, late = tmp_path / "whole", tmp_path / "late"
+    children.run(whole, *flags)
+    children.run(late, *flags, expect=-9, prepare=_AddedThenKilled(pool))
+    assert len(list(pool.glob("*.pt"))) == 3
+    children.run(late, *flags, "--resume", "auto")
+    ours, theirs = finished(late), finished(whole)
+    for (images, _), (expected, _) in zip(ours["data"], theirs["data"], strict=True):
+        assert torch.equal(images, expected)
+    assert ours["meta"]["options"]["pool_files"] == ["network_000.pt", "network_001.pt"]
+    children.run(late, *flags)  # the same command, anew, is no other one, and takes what is there now
+    assert len(finished(late)["meta"]["options"]["pool_files"]) == 3
+    (pool / "network_001.pt").unlink()
+    line, = children.run(whole, *flags, "--num_exp", 3, "--resume", "auto", expect=2).error().splitlines()
+    assert "network_001.pt, which the run began with, is not there" in line
+
+
+class _AddedThenKilled:
+    """In a child: a network comes into the folder, before the first in order, as the first experiment goes on; the run
+    is killed in the second."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self):
+        children.Events(self.add, "step of experiment 1/2")()
+        children.Events(children.kill, "step of experiment 2/2", 2)()
+
+    def add(self, event):
+        (self.folder / "network_000_more.pt").write_bytes((self.folder / "network_001.pt").read_bytes())
+
+
+def test_runs_of_a_comparison_share_the_networks(older, tmp_path):
+    pool = tmp_path / "pool"
+    shutil.copytree(older, pool)
+    flags = ["--dataset", "digits", "--ipcs", 1, *SHORT, "--num_eval", 1, "--epoch_eval_train", 0, "--pool", pool,
+             "--save_path", tmp_path]
+    call_script("compare.py", "--methods", "BACON", *flags)
+    shutil.copy(pool / "network_001.pt", pool / "network_002.pt")
+    call_script("compare.py", "--methods", "BACON", "IDM", *flags)
+    sets = [storage.load(path)["meta"] for path in tmp_path.glob("*/res_*ipc.pt")]
+    assert {meta["method"] for meta in sets} == {"BACON", "IDM"}
+    assert all(meta["options"]["pool_files"] == ["network_000.pt", "network_001.pt"] for meta in sets)
 
 
 @pytest.mark.parametrize("flags, words", [

@@ -8,6 +8,7 @@ images are those of that loop: between visits an optimizer's steps with zero gra
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -80,11 +81,14 @@ def initial_images(data: RealData, draws: Draws, ipc: int, init: str = "real", a
 
 def real_set(data: RealData, positions: np.ndarray, aug: bool) -> Tensor:
     """The real images at these positions (sets, K, ipc) within each class as a set (K, ipc, C, H, W)."""
-    rows = np.stack([data.class_rows[k][positions[:, k]] for k in range(data.num_classes)], axis=1)
+    return as_stored(data, positions, aug).unflatten(0, positions.shape[1:])
+
+
+def as_stored(data: RealData, positions: Sequence[Sequence[np.ndarray]], aug: bool) -> Tensor:
+    """The real images at the positions of each set (1, or 4 with aug) and class: (N, C, H, W), class by class."""
+    rows = np.stack([np.concatenate([data.class_rows[k][own] for k, own in enumerate(one)]) for one in positions])
     images = data.batch(rows)
-    if aug:
-        return augment.make_formation(images.flatten(1, 2)).unflatten(0, images.shape[1:3])
-    return images[0]
+    return augment.make_formation(images) if aug else images[0]
 
 
 def select_positions(select, data: RealData, pool: Pool, options, max_batch: int) -> np.ndarray:
@@ -114,6 +118,19 @@ def expand_classes(images: Tensor) -> Tensor:
     """Formation of each class expanded: (K, N, C, H, W) -> (K, 4N, C, H, W)."""
     tiles = augment.expand_formation(images.flatten(0, 1)).unflatten(0, (4, *images.shape[:2]))
     return tiles.transpose(0, 1).flatten(1, 2)
+
+
+@torch.no_grad()
+def soft_labels(pool: Pool | Pretrained, parts: float, max_batch: int, classes: int, images: Tensor,
+                labels: Tensor) -> Tensor:
+    """Labels (N, K) for images (N, C, H, W) of classes (N,): `parts` of the pool's mean prediction, and the class for
+    the rest."""
+    guess = torch.zeros(len(images), classes, dtype=images.dtype, device=images.device)
+    for member in pool.labelling():
+        member.network.eval()
+        logits = [pool.runner.classify(member.network, part) for part in images.split(max_batch)]
+        guess += torch.cat(logits).softmax(dim=1) / len(pool.labelling())
+    return parts * guess + (1 - parts) * F.one_hot(labels.to(images.device), classes)
 
 
 class Distillation:
@@ -265,17 +282,10 @@ class Distillation:
             raise UserError(f"--method {options.method}: the objective returned no terms")
         return terms
 
-    @torch.no_grad()
     def soft_labels(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Labels (N, K) for expanded images (N, C, H, W) of classes (N,): --soft_labels parts of the pool's mean
-        prediction, and the class for the rest."""
-        weight, images = self.options.soft_labels, images.to(self.images)
-        guess = torch.zeros(len(images), self.data.num_classes, dtype=images.dtype, device=images.device)
-        for member in self.pool.labelling():
-            member.network.eval()
-            parts = [self.pool.runner.classify(member.network, part) for part in images.split(self.max_batch)]
-            guess += torch.cat(parts).softmax(dim=1) / len(self.pool.labelling())
-        return weight * guess + (1 - weight) * F.one_hot(labels.to(images.device), self.data.num_classes)
+        """Labels (N, K) for expanded images (N, C, H, W) of classes (N,)."""
+        return soft_labels(self.pool, self.options.soft_labels, self.max_batch, self.data.num_classes,
+                           images.to(self.images), labels)
 
     @torch.no_grad()
     def _embed_real(self, network: ConvNet, real: Tensor, chunk: slice) -> Tensor:

@@ -41,8 +41,13 @@ class Draws:
 
     def initial(self, class_sizes: list[int], sets: int, ipc: int) -> np.ndarray:
         """Real images the synthetic set starts from: (sets, K, ipc) positions within each class."""
+        return np.array(self.initial_by_class(class_sizes, sets, [ipc] * len(class_sizes)))
+
+    def initial_by_class(self, class_sizes: list[int], sets: int, counts: list[int]) -> list[list[np.ndarray]]:
+        """The same with a count for each class: for each set and class, its positions (all of a smaller class)."""
         rng = self._at("initial images")
-        return np.array([[choose(rng, size, ipc) for size in class_sizes] for _ in range(sets)])
+        return [[choose(rng, size, count) for size, count in zip(class_sizes, counts, strict=True)]
+                for _ in range(sets)]
 
     def noise(self, shape: tuple[int, ...]) -> np.ndarray:
         """Standard normal noise for --init noise."""

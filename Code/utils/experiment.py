@@ -42,6 +42,7 @@ def run(options) -> Record:
         with files.locked(record.folder), Interrupts() as interrupts:
             state = distributed.broadcast_object(
                 lambda: checkpoint.find(record.folder, options.resume, record.saved_options))
+            record.keep_networks(state)
             record.begin(state)
             forecast = Forecast(options, data.device)
             for experiment in range(state["experiment"] if state else 0, options.num_exp):

@@ -242,6 +242,47 @@ def training(options) -> dict:
 # Matching on them
 
 
+def _paths(folder: Path) -> list[Path]:
+    """The files of a folder's networks; UserError where there are none."""
+    paths = sorted(folder.glob("network_*.pt"))
+    if not paths:
+        raise UserError(f"--pool {folder}: no networks there (network_000.pt and so on); make them with "
+                        "pretrain.py, or leave --pool out")
+    return paths
+
+
+def chosen(options) -> list[Path]:
+    """The files of the networks that a run matches on: those that it began with, where it has begun (`pool_files`), or
+    all of --pool, or its first --pool_networks. UserError where they are not there."""
+    paths, names = _paths(Path(options.pool)), getattr(options, "pool_files", None)
+    if names is not None:
+        known = {path.name: path for path in paths}
+        if missing := [name for name in names if name not in known]:
+            raise UserError(f"--pool {options.pool}: {', '.join(missing)}, which the run began with, is not there; "
+                            "bring back its networks")
+        return [known[name] for name in names]
+    if options.pool_networks and len(paths) < options.pool_networks:
+        raise UserError(f"--pool_networks {options.pool_networks}: {options.pool} has {len(paths)}; choose at most "
+                        "that many, or make more with pretrain.py")
+    return paths[:options.pool_networks]
+
+
+def names_for(options, begun: dict | None) -> list[str]:
+    """The names of these files, for a run to note in its options, so that networks which come later change nothing.
+
+    begun: the options of the run, if it has begun.
+    """
+    names = (begun or {}).get("pool_files")
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise UserError("--resume: the checkpoint names no networks of --pool; start anew with another --save_path")
+    return names or [path.name for path in chosen(options)]
+
+
+def model_of(folder: Path) -> str:
+    """The --model that a folder's networks are of."""
+    return read(_paths(folder)[0])["data"]["model"]
+
+
 @dataclass
 class Stage:
     """A network as it was after `step` steps of its training; it takes the place of a pool's member."""
@@ -282,16 +323,10 @@ class Pretrained:
         self.oldest = next(stage for stage in stages if stage.step == self.known[-1])
 
     def _read(self, folder: Path) -> list[dict]:
-        paths = sorted(folder.glob("network_*.pt"))[:self.options.pool_networks]
-        if not paths:
-            raise UserError(f"--pool {folder}: no networks there (network_000.pt and so on); make them with "
-                            "pretrain.py, or leave --pool out")
-        if self.options.pool_networks and len(paths) < self.options.pool_networks:
-            raise UserError(f"--pool_networks {self.options.pool_networks}: {folder} has {len(paths)}; choose at most "
-                            "that many, or make more with pretrain.py")
-        contents, wanted = [read(path) for path in paths], about_data(self.data, self.options)
-        for path, content in zip(paths, contents, strict=True):
-            check_fits(path, content["data"], wanted, "--pool")
+        wanted, contents = about_data(self.data, self.options), []
+        for path in chosen(self.options):
+            contents.append(read(path))
+            check_fits(path, contents[-1]["data"], wanted, "--pool")
         return contents
 
     def _stage(self, content: dict, stage: dict) -> Stage:
@@ -316,7 +351,7 @@ class Pretrained:
         """Goes on with these networks, of which nothing changes. UserError where they are not those of `state`."""
         if state != self.state():
             raise UserError(f"--pool {self.options.pool}: its networks are not those that the run began with; bring "
-                            "them back (--pool_networks leaves later ones out)")
+                            "them back")
 
     def grow(self, iteration: int):
         """Adds nothing: all networks are there from the start."""

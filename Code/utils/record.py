@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from . import augment, checkpoint, evaluation, pictures, storage
+from . import augment, checkpoint, evaluation, pictures, pretrained, storage
 from .data import RealData
 from .run_files import (
     best_path,
@@ -76,6 +76,12 @@ class Record:
                          "torchvision": torchvision.__version__, "numpy": np.__version__}
         self.tensorboard = None
         self.checkpointed = time.monotonic()
+
+    def keep_networks(self, state: dict | None) -> None:
+        """Notes which networks of --pool all experiments take: those that the run began with."""
+        if self.options.pool:
+            names = distributed.broadcast_object(lambda: pretrained.names_for(self.options, state and state["options"]))
+            self.options.pool_files = self.saved_options["pool_files"] = names
 
     def begin(self, state: dict | None) -> None:
         """Makes the folder ready for a new run, or puts it back to where the checkpoint `state` was written."""
