@@ -10,7 +10,8 @@ import threading
 from . import distributed
 
 # SLURM sends SIGTERM before it preempts, and SIGUSR1 where a job asks for that with --signal.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+# Windows lacks the last two.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
 
 
 class Stopped(Exception):
