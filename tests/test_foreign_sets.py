@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-import evaluate
 from conftest import call_script
 from utils import load_synthetic, storage
+from utils.commands import evaluate
 from utils.data import load
 from utils.system.errors import UserError
 

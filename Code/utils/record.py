@@ -176,7 +176,7 @@ class Record:
     def _save_sets(self) -> None:
         """The result is the last file of an evaluation: where it is, so is all else."""
         storage.save(self.best_path, self._contents(self.best, "best on test accuracy"))
-        storage.save(self.set_path, self._contents(self.last, "last"))
+        storage.save(self.set_path, self.saved())
 
     def _log(self, experiment: int, seconds: float) -> None:
         entry, best = self.last[experiment], self.best[experiment]
@@ -198,6 +198,10 @@ class Record:
             with files.writing(self.folder):
                 self.tensorboard.add_scalar(tag, line["mean"], line["iteration"])
                 self.tensorboard.flush()
+
+    def saved(self) -> dict:
+        """The sets of the last iteration as their file has them."""
+        return self._contents(self.last, "last")
 
     def _contents(self, entries: list[EvaluatedSet], chosen: str) -> dict:
         options, data = self.options, self.data
