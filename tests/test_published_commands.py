@@ -197,6 +197,23 @@ def test_flags_that_move_numbers_are_named(flags, named):
                     "says\n" if named else "")
 
 
+def test_published_from_the_command_line(fixtures, tmp_path):
+    """A short run says at its start what it shortens; the rest is the published command, and so is what it leaves."""
+    short = ["--Iteration", 1, "--num_exp", 1, "--num_eval", 1, "--epoch_eval_train", 0, "--model", "convnetw32",
+             "--batch_real", 16, "--trained_bs", 16]
+    done = call_script("BACON_mnist.py", "--published", "--ipc", 1, *short, "--data_path", fixtures("MNIST"),
+                       "--save_path", tmp_path)
+    note = done.stdout.splitlines()[0]
+    assert note.startswith("note: not the published setting") and note.count(" -> ") == 1 + 5
+    assert all(flag in note for flag in ("--Iteration 20000 -> 1", "--epoch_eval_train 1000 -> 0",
+                                         "--model ConvNet -> ConvNetW32"))
+    used = storage.load(tmp_path / "res_BACON_MNIST_ConvNetW32_1ipc.pt")["meta"]["options"]
+    whole = vars(options.published_options("BACON", "MNIST", 1))
+    assert {name for name in whole if name != "resume" and str(used[name]) != str(whole[name])} == {
+        "Iteration", "num_exp", "num_eval", "epoch_eval_train", "model", "batch_real", "trained_bs", "data_path",
+        "save_path"}
+
+
 def test_what_is_not_published_differs_from_nothing():
     for flags in (["--dataset", "digits"], ["--method", "random"], ["--ipc", 7], ["--method", "kmeans"]):
         assert not differences(*flags)

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import shutil
 import sys
 import time
 import warnings
@@ -176,7 +175,11 @@ class Progress:
         self.bar.set_postfix_str(" ".join(words), refresh=False)
 
     def _columns(self) -> int:
-        return shutil.get_terminal_size().columns - 1  # a full line would move the cursor on
+        try:
+            columns = os.get_terminal_size(sys.stdout.fileno()).columns
+        except OSError:  # no terminal
+            columns = 0
+        return (columns or 80) - 1  # a full line would move the cursor on
 
 
 def clock(seconds: float) -> str:
