@@ -6,6 +6,7 @@ from argparse import Namespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from conftest import call_script
 from utils import load_synthetic, storage
@@ -56,6 +57,9 @@ FORMS = {
     "dict of arrays": lambda images, labels: {"X": images.numpy(), "y": labels.numpy()},
     "image_syn": lambda images, labels: {"image_syn": images, "label_syn": labels, "lr": 1},
     "no channel": lambda images, labels: [images[:, 0], labels],
+    "image by image": lambda images, labels: list(zip(images, labels.tolist(), strict=True)),
+    "a list of images": lambda images, labels: {"images": list(images), "labels": labels.tolist()},
+    "centred one-hot": lambda images, labels: [images, one_hot(labels) - 0.1],
     "channels last": lambda images, labels: [images.permute(0, 2, 3, 1).contiguous(), labels],
 }
 
@@ -104,6 +108,41 @@ def test_learning_rate_of_a_pair_is_used_unless_a_flag_says_otherwise(pair, tmp_
         assert evaluate.parse()[0].lr_net == expected
 
 
+def test_learning_rate_beside_images_and_labels(pair, data, tmp_path, capsys):
+    for content in ({"image_syn": pair[0], "label_syn": pair[1], "syn_lr": torch.tensor([0.03])}, [*pair, 0.03]):
+        torch.save(content, tmp_path / "set.pt")
+        read(tmp_path / "set.pt", data)
+        assert storage.load(tmp_path / "set.pt")["meta"] == {"options": {"lr_net": 0.03}}
+        assert "learning rate 0.03" in capsys.readouterr().out
+
+
+def test_what_is_left_out_is_said(pair, data, tmp_path, capsys):
+    """Of hard and soft labels the soft ones are taken; a test set is no part of a distilled one."""
+    soft = one_hot(pair[1]) * 0.9 + 0.01
+    for content, named in (
+            ({"images": pair[0], "labels": pair[1], "soft_labels": soft, "seed": 3}, "left out: labels, seed"),
+            ({"train_images": pair[0], "y": pair[1], "test_images": pair[0]}, "left out: test_images"),
+            ([*pair, {"method": "mine"}], "left out: 1 parts behind images and labels")):
+        torch.save(content, tmp_path / "set.pt")
+        (_, labels), = read(tmp_path / "set.pt", data)
+        assert named in capsys.readouterr().out and labels.dim() == (2 if "seed" in named else 1)
+
+
+def test_names_of_classes_say_what_labels_mean(pair, tmp_path):
+    torch.save({"images": pair[0], "labels": pair[1], "classes": [*"9876543210"]}, tmp_path / "set.pt")
+    record = storage.load(tmp_path / "set.pt")
+    options = Namespace(dataset="digits", data_path="", device="cpu", im_size=None, zca=False, seed=0,
+                        synthetic="set.pt", validation=False)
+    assert evaluate.load_test_data(options, record["meta"]).class_names == [*"9876543210"]
+
+
+@pytest.mark.parametrize("scale", [100, 1])
+def test_soft_labels_in_percent(scale, pair, data, tmp_path):
+    soft = torch.rand(20, 10, generator=torch.Generator().manual_seed(0)).softmax(1)
+    torch.save([pair[0], (scale * soft).half()], tmp_path / "set.pt")
+    torch.testing.assert_close(read(tmp_path / "set.pt", data)[0][1], soft, atol=1e-3, rtol=0)
+
+
 def test_probabilities_stay_as_they_are(pair, data, tmp_path):
     soft = torch.rand(20, 10, generator=torch.Generator().manual_seed(0))
     soft /= soft.sum(1, keepdim=True)
@@ -142,6 +181,26 @@ def test_pixels_are_not_taken_for_normalised_images(unit, pair, data, tmp_path):
     assert torch.equal(read(path, data, "normalised")[0][0], UNITS[unit](data.pixels(pair[0])))
 
 
+@pytest.mark.parametrize("unit", ["0..1", "scaled down"])
+def test_pixels_that_go_beyond_their_range_are_not_taken_either(unit, pair, data, tmp_path):
+    """As distilled ones do; a few values below 0 do not make them normalised images."""
+    values = data.pixels(pair[0]) - 0.03 if unit == "0..1" else 0.1 * pair[0]
+    torch.save([values, pair[1]], tmp_path / "set.pt")
+    with pytest.raises(UserError, match=r"all but a hundredth of them are above -0\.0.*--pixels"):
+        read(tmp_path / "set.pt", data)
+
+
+def test_another_scale_is_said(pair, data, tmp_path, capsys):
+    """As of pixels from -1 to 1 and a bit more, or of whitened images."""
+    torch.save([2 * data.pixels(pair[0]) - 1.05, pair[1]], tmp_path / "set.pt")
+    read(tmp_path / "set.pt", data)
+    said = capsys.readouterr().out
+    assert said.startswith(f"note: {tmp_path / 'set.pt'}: mean -0.") and "--pixels" in said and "--zca" in said
+    torch.save(list(pair), tmp_path / "set.pt")
+    read(tmp_path / "set.pt", data)
+    assert "note" not in capsys.readouterr().out
+
+
 def test_8_bits(pair, data, tmp_path):
     torch.save([(255 * data.pixels(pair[0])).round().to(torch.uint8), pair[1]], tmp_path / "set.pt")
     with pytest.raises(UserError, match=r"torch\.uint8, not normalised"):
@@ -174,7 +233,13 @@ REFUSED = {
     "parts of classes": ([torch.randn(2, 1, 16, 16), torch.tensor([0, 0.5])], "not whole numbers"),
     "no numbers": ([torch.randn(2, 1, 16, 16) / 0, torch.arange(2)], "not finite"),
     "nothing": ({"data": []}, "no `data`"),
-    "soft labels of others": ([torch.randn(2, 1, 16, 16), torch.rand(2, 7)], "soft labels of 7 classes, not 10"),
+    "soft labels of others": ([torch.randn(2, 1, 16, 16), 5 * torch.rand(2, 7)], "labels of 7 classes, not 10"),
+    "one-hot of others": ([torch.randn(2, 1, 16, 16), torch.eye(7)[:2]], "labels of 7 classes, not 10"),
+    "some soft": ({"data": [[torch.randn(2, 1, 16, 16), torch.arange(2)],
+                            [torch.randn(2, 1, 16, 16), 9 * torch.rand(2, 10)]]}, "some of its experiments have soft"),
+    "flat": ([torch.randn(2, 1, 16, 16), torch.rand(2, 10) - 0.5], "nor logits, for their softmax is flat"),
+    "sparse": ([torch.randn(2, 1, 16, 16).to_sparse(), torch.arange(2)], "no plain tensors"),
+    "learning rate": ({"images": torch.randn(2, 1, 16, 16), "labels": torch.arange(2), "lr": -0.1}, "no learning rate"),
     "other classes": ([torch.randn(2, 1, 16, 16), torch.tensor([3, 10])], "classes 3 to 10"),
 }
 
@@ -189,10 +254,49 @@ def test_what_is_refused_is_named_with_the_forms(form, data, tmp_path):
     assert "classes" in named or "name one of these forms" in str(refused.value)
 
 
+def test_arrays_of_other_machines_and_without_names(pair, data, tmp_path):
+    for path, content in (("positional.npz", {"arr_0": pair[0].numpy(), "arr_1": pair[1].numpy()}),
+                          ("swapped.npz", {"images": pair[0].numpy().astype(">f4"),
+                                           "labels": pair[1].numpy().astype(">u2")})):
+        np.savez(tmp_path / path, **content)
+        (images, labels), = read(tmp_path / path, data)
+        assert torch.equal(images, pair[0]) and torch.equal(labels, pair[1])
+    np.savez(tmp_path / "words.npz", images=pair[0].numpy(), labels=np.array(["zero"] * 20))
+    with pytest.raises(UserError, match=r"no plain numbers.*name one of these forms"):
+        storage.load(tmp_path / "words.npz")
+
+
+def test_whitened_set_of_mtt_wants_its_flag(pair, tmp_path, monkeypatch):
+    for name in ("images_best", "images_zca_best"):
+        torch.save(pair[0], tmp_path / f"{name}.pt")
+    torch.save(pair[1], tmp_path / "labels_best.pt")
+    monkeypatch.setattr("sys.argv", ["evaluate.py", "--synthetic", str(tmp_path), "--dataset", "digits"])
+    with pytest.raises(UserError, match="--zca: "):
+        evaluate.parse()
+    monkeypatch.setattr("sys.argv", ["evaluate.py", "--synthetic", str(tmp_path), "--dataset", "digits", "--zca"])
+    assert torch.equal(evaluate.parse()[1]["data"][0][0], pair[0])
+
+
+def test_pictures_of_another_size_or_colour(data, tmp_path, capsys):
+    for k in range(10):
+        for name, size, blue in (("large", 32, 0), ("colour", 16, 9)):
+            (tmp_path / name / str(k)).mkdir(parents=True)
+            grey = np.full((size, size), 20 * k, np.uint8)
+            Image.fromarray(np.stack([grey, grey, grey + blue], 2)).save(tmp_path / name / str(k) / "0.png")
+    for name, said in (("large", "10 images of 32x32 are scaled to 16x16\n"),
+                       ("colour", "10 images in colour become grey")):
+        evaluate.image_folder(tmp_path / name, data)
+        assert said in capsys.readouterr().out
+
+
 def test_folder_that_is_not_clear(pair, tmp_path):
     torch.save(pair[0], tmp_path / "images_1.pt")
     with pytest.raises(UserError, match=r"it has no labels\*\.pt"):
         storage.load(tmp_path)
+    torch.save(pair[1], tmp_path / "labels_2.pt")
+    with pytest.raises(UserError, match=r"which of images_1\.pt, labels_2\.pt belong together"):
+        storage.load(tmp_path)
+    (tmp_path / "labels_2.pt").unlink()
     for name in ("images_2", "labels_1"):
         torch.save(pair[0], tmp_path / f"{name}.pt")
     with pytest.raises(UserError, match=r"images_1\.pt, images_2\.pt .* --labels"):

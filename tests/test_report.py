@@ -102,8 +102,41 @@ def test_hostile_names_are_text(hostile):
     assert "$x_1$ &amp; | *y*</text>" in page, "taken for mathematics"
 
 
+def moved(run, to):
+    """A copy of what a run left, whose options name data that are not there."""
+    shutil.copytree(run, to, ignore=shutil.ignore_patterns("report*", "data", "mine", "cache*", "*best*"))
+    path, = to.glob("*/options.json")
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps(about | {"options": about["options"] | {"data_path": str(to / "gone")}}))
+    return to
+
+
+def test_each_run_takes_its_own_data_and_the_folder_that_is_given_where_it_has_none(hostile, result, tmp_path):
+    """To the given one missing files would be downloaded; nothing is written to one that a file names."""
+    both = tmp_path / "both"
+    moved(hostile, both / "lacks")
+    shutil.copytree(result, both / "has", ignore=shutil.ignore_patterns("report*", "data", "*best*"))
+    done = call_script("report.py", both, "--data_path", hostile / "mine", "--epoch_eval_train", 0)
+    assert "note" not in done.stdout
+    assert (both / "report.md").read_text().count("test images correctly") == 2
+    assert not (both / "lacks" / "gone").exists()
+
+
+@pytest.mark.parametrize("last", [1, 2, 3])
+def test_no_tick_is_between_iterations(last):
+    lines = [{"experiment": 0, "iteration": k, "model": "ConvNet", "accuracies": [0.5], "terms": {"nll": 1}}
+             for k in range(1, last + 1)]
+    for lines_of_one in (lines, lines[-1:]):
+        for figure in (figures.accuracies(lines_of_one, None), figures.losses(lines_of_one, "nll")):
+            axes, = figure.axes
+            low, high = axes.get_xlim()
+            ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+            assert ticks and all(tick == round(tick) for tick in ticks)
+
+
 def test_without_its_data_a_run_is_still_shown(hostile, tmp_path):
-    done = call_script("report.py", hostile, "--data_path", tmp_path / "none", "--save_path", tmp_path)
+    done = call_script("report.py", moved(hostile, tmp_path / "moved"), "--data_path", tmp_path / "none",
+                       "--save_path", tmp_path)
     text = text_of((tmp_path / "report.html").read_text())
     assert "note: BACON on folder" in done.stdout and str(tmp_path / "none") in done.stdout
     assert "left out: --data_path" in text and "t-SNE" not in text and "likelihood" in text

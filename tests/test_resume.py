@@ -14,6 +14,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import children
 from conftest import TINY
@@ -340,9 +341,20 @@ def test_resumed_tensorboard_has_every_point_once(killed, tmp_path):
     children.run(tmp_path, *RESUME, "--tensorboard", expect=-9,
                  prepare=children.Events(children.kill, "step of experiment 2/2", 3))
     children.run(tmp_path, *RESUME, "--tensorboard")
-    events = EventAccumulator(str(checkpoints(tmp_path))).Reload()
-    assert {tag: [point.step for point in events.Scalars(tag)] for tag in events.Tags()["scalars"]} == {
-        f"accuracy/ConvNetW32/experiment{e}": [2, 4] for e in (0, 1)}
+    events = EventAccumulator(str(checkpoints(tmp_path)), size_guidance={"images": 0}).Reload()
+    points = {tag: [point.step for point in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    losses = files.read_json_lines(checkpoints(tmp_path) / "losses.jsonl")
+    for e in (0, 1):
+        assert points.pop(f"accuracy/ConvNetW32/experiment{e}") == [2, 4]
+        for term in losses[0]["terms"]:
+            assert points.pop(f"{term}/experiment{e}") == [line["iteration"] for line in losses
+                                                           if line["experiment"] == e]
+        shown = events.Images(f"set/experiment{e}")
+        assert [picture.step for picture in shown] == [2, 4]
+        path, = (tmp_path / "result").glob(f"vis_*_exp{e}_iter4.png")
+        with Image.open(path) as saved, Image.open(io.BytesIO(shown[-1].encoded_image_string)) as there:
+            assert np.array_equal(np.array(saved.convert("RGB")), np.array(there))
+    assert not points and {"nll", "tv", "pool"} <= losses[0]["terms"].keys()
 
 
 def read_or_refuse(path, content):

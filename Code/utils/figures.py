@@ -42,9 +42,10 @@ def _new(width: float, height: float):
     return figure, figure.subplots()
 
 
-def _against_iterations(axes) -> None:
+def against_iterations(axes) -> None:
+    """Iterations along x; there is no tick between two of them, also where there is one point alone."""
     axes.set(xlabel="iteration")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.grid(color=INK, alpha=0.12, linewidth=0.6)
 
 
@@ -58,7 +59,7 @@ def accuracies(lines: list[dict], paper: float | None) -> Figure:
         axes.axhline(paper, color=INK, linestyle=(0, (4, 3)), linewidth=0.9,
                      label=f"the paper, {ITERATIONS:,} iterations")
     axes.set(ylabel="test accuracy, %")
-    _against_iterations(axes)
+    against_iterations(axes)
     if len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend(loc="best", fontsize=8)
     return figure
@@ -72,7 +73,7 @@ def losses(lines: list[dict], term: str) -> Figure:
         own = [line for line in lines if line["experiment"] == experiment and term in line["terms"]]
         axes.plot([line["iteration"] for line in own], [line["terms"][term] for line in own], linewidth=1,
                   color=SERIES[experiment % len(SERIES)])
-    _against_iterations(axes)
+    against_iterations(axes)
     return figure
 
 

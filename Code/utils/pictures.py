@@ -21,6 +21,20 @@ def save_picture(path: Path, pixels: Tensor, per_row: int) -> None:
     files.write_whole(path, lambda file: save_image(grid(enlarged, per_row, GAP), file, format="png"))
 
 
+def read_picture(path: Path, size: tuple[int, int] | None = None) -> Tensor:
+    """A whole picture that `save_picture` wrote: uint8 (3, H, W); size: (width, height) that it must have.
+
+    UserError where it is damaged, or of another size, which is seen before it is unpacked.
+    """
+    try:
+        with files.open_regular(path) as opened, PngImageFile(opened) as file:  # Image.open refuses very large ones
+            if size and file.size != size:
+                raise ValueError(f"{file.width} x {file.height} pixels, not {size[0]} x {size[1]}")
+            return pil_to_tensor(file.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises
+        raise UserError(f"{path}: not a picture of this set ({reason(error)}); remove it") from None
+
+
 def grid(images: Tensor, per_row: int, gap: int, between: float = 0.0) -> Tensor:
     """Images (N, C, H, W) side by side, with `gap` pixels of the value `between` around each."""
     sheet = make_grid(images, nrow=per_row, padding=gap, pad_value=between)
@@ -34,16 +48,9 @@ def load_picture(path: Path, shape: tuple[int, int, int], per_row: int, count: i
     """
     factor = _enlargement(shape[2])
     height, width = (factor * side + GAP for side in shape[1:])
-    try:
-        with files.open_regular(path) as opened, PngImageFile(opened) as file:  # Image.open refuses very large ones
-            expected = per_row * width + GAP, -(-count // per_row) * height + GAP
-            if file.size != expected:
-                raise ValueError(f"{file.width} x {file.height} pixels, not {expected[0]} x {expected[1]}")
-            picture = pil_to_tensor(file.convert("RGB"))[:shape[0]].float() / 255
-        rows = (picture.shape[1] - GAP) // height
-        cells = picture[:, GAP:, GAP:].reshape(shape[0], rows, height, per_row, width)
-    except (OSError, SyntaxError, ValueError, RuntimeError) as error:  # what Pillow and reshape raise
-        raise UserError(f"{path}: not a picture of this set ({reason(error)}); remove it") from None
+    picture = read_picture(path, (per_row * width + GAP, -(-count // per_row) * height + GAP))[:shape[0]].float() / 255
+    rows = (picture.shape[1] - GAP) // height
+    cells = picture[:, GAP:, GAP:].reshape(shape[0], rows, height, per_row, width)
     return cells.permute(1, 3, 0, 2, 4).flatten(0, 1)[..., :height - GAP:factor, :width - GAP:factor]
 
 

@@ -119,6 +119,7 @@ class Record:
         for path in self.folder.glob("events.out.tfevents.*"):
             files.remove(self.folder, path.name)
         self.tensorboard = SummaryWriter(self.folder)
+        self._add_terms(self.losses)
         for line in self.metrics:
             self._add_point(line)
 
@@ -149,11 +150,13 @@ class Record:
             self.unread.append((experiment, iteration, terms))
 
     def _read_losses(self) -> None:
-        self.losses += [{"experiment": experiment, "iteration": iteration,
-                         "terms": {name: value.item() for name, value in terms.items()}}
-                        for experiment, iteration, terms in self.unread]
+        lines = [{"experiment": experiment, "iteration": iteration,
+                  "terms": {name: value.item() for name, value in terms.items()}}
+                 for experiment, iteration, terms in self.unread]
+        self.losses += lines
         self.unread.clear()
         files.write_json_lines(self.losses_path, self.losses)
+        self._add_terms(lines)
 
     def add(self, evaluated: EvaluatedSet, experiment: int, seconds: float) -> None:
         """Keeps an evaluated set and writes it: as the last of its experiment, and as the best where it is."""
@@ -197,6 +200,21 @@ class Record:
             tag = f"accuracy/{line['model']}/experiment{line['experiment']}"
             with files.writing(self.folder):
                 self.tensorboard.add_scalar(tag, line["mean"], line["iteration"])
+                picture = self.picture_path(line["experiment"], line["iteration"])
+                if line["model"] == self.models[0] and picture.exists():
+                    from . import pictures
+
+                    self.tensorboard.add_image(f"set/experiment{line['experiment']}", pictures.read_picture(picture),
+                                               line["iteration"])
+                self.tensorboard.flush()
+
+    def _add_terms(self, lines: list[dict]) -> None:
+        """Terms of the loss and, under `pool`, the training accuracy of the pool in percent."""
+        if self.tensorboard:
+            with files.writing(self.folder):
+                for line in lines:
+                    for term, value in line["terms"].items():
+                        self.tensorboard.add_scalar(f"{term}/experiment{line['experiment']}", value, line["iteration"])
                 self.tensorboard.flush()
 
     def saved(self) -> dict:

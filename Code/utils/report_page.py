@@ -20,7 +20,7 @@ from .commands.evaluate import check_size, load_test_data
 from .data import RealData, sources
 from .distill import initial_images
 from .draws import Draws
-from .options import build_parser, published_options
+from .options import build_parser, published_options, replaced
 from .run_files import is_finished, losses_path, metrics_path, options_path, picture_path, set_path, undamaged
 from .summary import table_cell
 from .system import files, logs, memory
@@ -69,7 +69,6 @@ class Run:
                 about["options"]["ipc"] != self.meta["ipc"]):
             raise ValueError(f"its set has {len(self.stored)} images, not those of its classes and IPC")
         self.options = Namespace(**checked_options(about["options"]) | given | {"synthetic": self.path})
-        self.own_data = "data_path" not in given
         self.command, self.machine, self.date = shlex.join(about["command"]), about["machine"], about["date"]
         self.versions = ", ".join(f"{name} {version}" for name, version in self.meta["version"].items())
         self.metrics = files.read_json_lines(metrics_path(folder))
@@ -136,7 +135,7 @@ class Run:
 
 def find_runs(options) -> list[Run]:
     """The runs below the folders, by data set and IPC; UserError where there is none or one is damaged."""
-    given = {name: value for name in ("data_path", "epoch_eval_train", "device", "max_batch")
+    given = {name: value for name in ("epoch_eval_train", "device", "max_batch")
              if (value := getattr(options, name)) is not None}
     runs = {}
     for folder in options.folders:
@@ -263,14 +262,25 @@ def most_confused(shares: np.ndarray, class_names: list[str]) -> list[tuple[str,
     return [(class_names[i], class_names[j], f"{shares[i, j]:.1f}") for i, j in order if shares[i, j]]
 
 
-def section(number: int, run: Run, budget: int, quick: bool) -> dict:
+def data_of(run: Run, data_path: Path | None) -> RealData:
+    """The run's data set: from its own --data_path, to which nothing is written, or else from the one that is given."""
+    check_size(run.options, run.stored)
+    try:
+        with sources.reading_only():
+            return load_test_data(run.options, run.meta)
+    except UserError:
+        if data_path is None:
+            raise
+    return load_test_data(replaced(run.options, data_path=data_path), run.meta)
+
+
+def section(number: int, run: Run, budget: int, quick: bool, data_path: Path | None = None) -> dict:
     """All that the templates say of a run."""
     start, analysis, why = None, None, "left out by --quick"
     if not quick:
         try:
-            with memory.enough_memory(run.options.max_batch), sources.reading_only(run.own_data):
-                check_size(run.options, run.stored)
-                data = load_test_data(run.options, run.meta)
+            with memory.enough_memory(run.options.max_batch):
+                data = data_of(run, data_path)
                 start, analysis = start_of(run, data), analyse(run, data)
         except UserError as error:
             why = f"left out: {in_one_line(error)}"
@@ -345,6 +355,7 @@ def run(options: Namespace) -> None:
     runs = find_runs(options)
     target = files.make_folder(options.save_path or options.folders[0])
     memory.keep_freed_memory()
-    sections = [section(k, run, PAGE_BYTES // len(runs), options.quick) for k, run in enumerate(runs, 1)]
+    sections = [section(k, run, PAGE_BYTES // len(runs), options.quick, options.data_path)
+                for k, run in enumerate(runs, 1)]
     write(sections, target)
     print(f"{target}: report.html, report.md")

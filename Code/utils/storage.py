@@ -30,7 +30,8 @@ def load(path: str | Path, labels: str | Path | None = None, raw: bool = False) 
     """Reads a whole saved set: `data`, `accs_all_exps` and `meta`, tensors on the CPU.
 
     Reads our sets and those of other projects (foreign_sets.FORMS); what those lack (`accs_all_exps`, `meta`) is
-    empty, `kinds` says what their parts were taken for, and soft labels are probabilities under `soft_labels`.
+    empty, `kinds` and `left_out` say what their parts were taken for and what was not taken, `widths` has how many
+    columns their labels have, and soft labels are probabilities under `soft_labels`.
     labels: the file of a set's labels, where they are in another. raw: images of others may be pixels, too, as
     they are in the file. Nothing in the file is executed. Raises UserError for a file that is missing, damaged
     or no set.
@@ -43,13 +44,11 @@ def load(path: str | Path, labels: str | Path | None = None, raw: bool = False) 
     except FileNotFoundError as error:
         raise UserError(f"{error.filename or path}: no such file; name a saved set") from None
     except Exception as error:  # torch and pickle raise many kinds
-        why, advice = reason(error), "name a set that a run saved, or make it again"
+        why, advice = reason(error), f"name one of these forms: {foreign_sets.FORMS}"
         if why.startswith("Weights only"):
             why = "it is damaged, or holds more than tensors and plain values, which could run code"
         elif why.startswith(("EOFError", "PytorchStreamReader", "[Errno 22]", "File is not a zip")):  # of torch.load
-            why = "it is damaged or incomplete"
-        elif isinstance(error, ValueError):
-            advice = f"name one of these forms: {foreign_sets.FORMS}"
+            why, advice = "it is damaged or incomplete", "name a set that a run saved, or make it again"
         raise UserError(f"{path}: not a readable synthetic set ({why}); {advice}") from None
 
 
@@ -61,7 +60,7 @@ def _read_parts(path: Path, labels: str | Path | None) -> dict:
     content = {kind: _read(part) for kind, part in found.items()}
     saved = foreign_sets.as_saved(content["images"], content.get("labels"))
     if "lr" in content:
-        saved["meta"] = {"options": {"lr_net": float(f"{float(content['lr']):.7g}")}}
+        saved["meta"] = {"options": {"lr_net": foreign_sets.learning_rate(content["lr"])}}
     return saved
 
 
@@ -98,7 +97,8 @@ def validated(saved: dict, raw: bool = False) -> dict:
         raise ValueError("its whitening has values that are not finite")
     accuracies = {name: [float(value) for value in values] for name, values in saved.get("accs_all_exps", {}).items()}
     checked = {"data": [[pair.images if raw else pair.images.float(), pair.labels] for pair in pairs],
-               "accs_all_exps": accuracies, "meta": meta, "kinds": [pair.kind for pair in pairs]}
+               "accs_all_exps": accuracies, "meta": meta, "kinds": [pair.kind for pair in pairs],
+               "widths": [pair.width for pair in pairs], "left_out": saved.get("left_out", [])}
     if "soft_labels" in saved:
         checked["soft_labels"] = saved["soft_labels"]
         for soft, (_, labels) in zip(saved["soft_labels"], checked["data"], strict=True):
@@ -107,7 +107,9 @@ def validated(saved: dict, raw: bool = False) -> dict:
                 raise ValueError(f"soft labels {tuple(soft.shape)} of {soft.dtype}, not {right} of floats")
             if soft.min() < 0 or (soft.float().sum(dim=1) - 1).abs().max() > 0.01:
                 raise ValueError("its soft labels are no probabilities")
-    elif all(pair.soft is not None for pair in pairs):
+    elif any(pair.soft is not None for pair in pairs):
+        if not all(pair.soft is not None for pair in pairs):
+            raise ValueError("some of its experiments have soft labels, and others have not")
         checked["soft_labels"] = [pair.soft for pair in pairs]
     return checked
 
@@ -124,7 +126,7 @@ def packed(saved: dict) -> dict:
     step = ((high - low) / 255).clamp(min=torch.finfo(torch.float32).tiny)
     pairs = [[((images - low) / step).round().to(torch.uint8), labels] for images, labels in saved["data"]]
     scale = {"low": low.flatten().tolist(), "step": step.flatten().tolist()}
-    rest = {name: value for name, value in saved.items() if name not in ("data", "kinds")}
+    rest = {name: value for name, value in saved.items() if name in ("accs_all_exps", "soft_labels")}
     return {"codes": pairs, **rest, "meta": saved["meta"] | {"packed": scale}}
 
 

@@ -97,8 +97,8 @@ def plot(dataset: str, rows: list[dict], path: Path) -> None:
                 figures.plot_curve(axes, row["curve"], **look)
             else:
                 axes.axhline(100 * row["mean"], linestyle="--", linewidth=1, **look)
-        axes.set(xlabel="iteration", ylabel="test accuracy, %", title=f"{dataset}, {panel[1]}, IPC {panel[0]}")
-        axes.grid(alpha=0.3)
+        figures.against_iterations(axes)
+        axes.set(ylabel="test accuracy, %", title=f"{dataset}, {panel[1]}, IPC {panel[0]}")
         axes.legend(fontsize="small")
     figures.save_png(figure, path)
 

@@ -63,6 +63,9 @@ def parse() -> tuple[Namespace, dict]:
         parser.error(f"--pixels: {path} says itself what its images are; leave it out")
     if options.zca and "mean" in saved["meta"]:
         parser.error(f"--zca: {path} brings its own normalisation; leave it out")
+    if os.path.isdir(path) and saved["data"] and foreign_sets.is_whitened(path) and not options.zca:
+        parser.error(f"--zca: {path} has {foreign_sets.WHITENED}*, which MTT leaves beside whitened images; add --zca, "
+                     "or name the file of images, and that of labels with --labels")
     if options.pool and not options.fair:
         parser.error("--pool: it labels the random images of --fair; add --fair, or leave it out")
     if options.soft_stages and not options.pool:
@@ -152,6 +155,7 @@ def image_folder(path: Path, data: RealData) -> tuple[Tensor, Tensor]:
         images = image_files.decode(tree, names, data.image_shape[0], data.image_shape[1])
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    foreign_sets.say_what_changes(path, map(tree.read, names), data.image_shape)
     return data.normalise(images.to(data.device)), labels
 
 
@@ -163,10 +167,10 @@ def stored_sets(options, saved: dict, data: RealData) -> list[tuple[Tensor, Tens
             raise UserError(f"--dataset {data.name}: {options.synthetic} has images {tuple(images.shape[1:])} of "
                             f"classes {int(labels.min())} to {int(labels.max())}, not {data.image_shape} of "
                             f"{data.num_classes} classes; name the data set, and the --im_size, that it was made from")
-    for soft in saved.get("soft_labels", []):
-        if soft.shape[1] != data.num_classes:
-            raise UserError(f"--dataset {data.name}: {options.synthetic} has soft labels of {soft.shape[1]} classes, "
-                            f"not {data.num_classes}; name the data set that it was made from")
+    for width in [*saved.get("widths", []), *(soft.shape[1] for soft in saved.get("soft_labels", []))]:
+        if width not in (0, data.num_classes):
+            raise UserError(f"--dataset {data.name}: {options.synthetic} has labels of {width} classes, not "
+                            f"{data.num_classes}; name the data set that it was made from")
     if "mean" in saved["meta"] or not saved["data"]:
         return sets
     return [[foreign_sets.normalised(images, data, options.pixels, options.synthetic), labels]
@@ -177,7 +181,7 @@ def say_taken_for(options, saved: dict, data: RealData) -> None:
     """The line that says what another project's set was taken for."""
     if saved["data"] and "mean" not in saved["meta"]:
         unit = f"--pixels {options.pixels}" if options.pixels else "normalised"
-        print(f"{options.synthetic}: {foreign_sets.describe(saved['data'], saved['kinds'], data, unit)}", flush=True)
+        print(f"{options.synthetic}: {foreign_sets.describe(saved, data, unit)}", flush=True)
 
 
 def lacks(sets: list[tuple[Tensor, Tensor]], data: RealData) -> str:

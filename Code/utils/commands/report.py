@@ -22,7 +22,8 @@ def parse() -> Namespace:
     parser.add_argument("--save_path", type=as_path, help="folder for the report (default: the first RESULT_FOLDER)")
     parser.add_argument("--quick", action="store_true",
                         help="train no networks: no embeddings, no confusion matrix, no starting images")
-    parser.add_argument("--data_path", type=as_path, help="folder of the data sets (default: each run's own)")
+    parser.add_argument("--data_path", type=as_path,
+                        help="folder of the data sets, for runs whose own is not there; what is missing is downloaded")
     parser.add_argument("--epoch_eval_train", type=whole_number(0),
                         help="epochs to train the network, less 1 (default: each run's own)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="to train it on")
