@@ -6,7 +6,8 @@ As published, its defaults differ from the other scripts': one network per evalu
 selection of real images for --ipc 1 without --aug.
 """
 
+from utils import defaults
 from utils.experiment import main
 
 if __name__ == "__main__":
-    main(__doc__, by_method={"BACON": {"num_eval": 1}}, dataset="CIFAR10", ipc1_real=2560)
+    main(__doc__, **defaults.of("CIFAR10"))

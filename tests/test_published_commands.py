@@ -11,6 +11,7 @@ import pytest
 import formats
 from conftest import ROOT, SHARED, SHORT, TINY, call_script, needs_shared_data
 from utils import experiment, options, published, storage
+from utils.system.errors import UserError
 
 ALL = [line.split()[2:] for line in (ROOT / "Command.txt").read_text().splitlines() if line.startswith("python3 -u")]
 PUBLISHED = [command for command in ALL if "--method" not in command]
@@ -152,11 +153,10 @@ def test_flags_beside_published_come_first():
     (["--dataset", "digits"], ["--dataset digits", "--dataset TinyImageNet --ipc 1, 10"]),
     (["--method", "DM", "--dataset", "folder"], ["--dataset CIFAR10 --ipc 1, 10, 50, 100"]),
     (["--method", "random"], ["--method random", "there is --method BACON, IDM, DM"])])
-def test_what_is_not_published_is_one_line_with_what_is(flags, named, capsys):
-    with pytest.raises(SystemExit) as end:
+def test_what_is_not_published_is_one_line_with_what_is(flags, named):
+    with pytest.raises(UserError, match="--published: nothing is published for") as refused:
         options.parse_options("", ["--published", *flags])
-    error, = capsys.readouterr().err.splitlines()
-    assert end.value.code == 2 and "--published: nothing is published for" in error
+    error, = str(refused.value).splitlines()
     assert all(words in error for words in named)
 
 

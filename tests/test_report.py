@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 import formats
-import report
 from conftest import TINY, call_script, run_script
 from utils import evaluation, figures, options, pictures, storage
+from utils import report_page as report
 from utils.distill import initial_images
 from utils.draws import Draws
 from utils.system import device, files

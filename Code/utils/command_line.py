@@ -12,7 +12,7 @@ from .system.errors import UserError, in_one_line
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line, and which names the flag that an unknown one may stand for."""
+    """An ArgumentParser whose errors are UserErrors, and name the flag that an unknown one may stand for."""
 
     def parse_known_args(self, args=None, namespace=None):
         for word in sys.argv[1:] if args is None else args:
@@ -30,7 +30,8 @@ class Parser(argparse.ArgumentParser):
         return options
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: error: {in_one_line(message)}\n")
+        """Raises UserError, of which `reported` makes one line and exit code 2."""
+        raise UserError(in_one_line(message)) from None
 
 
 class Switch(argparse.Action):
@@ -82,6 +83,30 @@ def new_parser(description: str) -> Parser:
 def switch(flag: Callable, name: str, default: bool | None, help: str):
     """Adds --name and what turns it off."""
     flag(f"--{name}", action=Switch, default=default, help=help)
+
+
+def as_words(parser: Parser, keywords: dict) -> list[str]:
+    """The command line that keyword arguments stand for: ipc=10, aug=True, zca=False -> --ipc=10 --aug --no_zca.
+
+    None is no flag. UserError for a keyword that is no flag of the parser, and for a switch that is not True or False.
+    """
+    actions = {action.dest: action for action in parser._actions if action.option_strings and action.dest != "help"}
+    words = []
+    for name, value in keywords.items():
+        if name not in actions:
+            parser.error(f"unknown keyword {name}{suggestion(name, actions)}")
+        action, flag = actions[name], actions[name].option_strings[0]
+        if value is None:
+            continue
+        if action.nargs == 0 and not isinstance(value, bool):
+            parser.error(f"{name}={value!r}: neither True nor False")
+        if action.nargs == 0:
+            words += [flag] * value or action.option_strings[1:2]  # a flag that nothing turns off is off
+        elif action.nargs == "+" and isinstance(value, list | tuple):
+            words += [flag, *map(str, value)]
+        else:
+            words.append(f"{flag}={value}")
+    return words
 
 
 def in_words(value) -> str:

@@ -76,9 +76,9 @@ def memory_accounted(options, resumable: bool):
     device.say_if_slow(device.find(options.device), options.precision)
     lower = tuple(name for name in ("trained_bs", "batch_train", "batch_real", "im_size")
                   if getattr(options, name, None))
-    with memory.enough_memory(options.max_batch, resumable, lower):
+    with device.all_operations(), memory.enough_memory(options.max_batch, resumable, lower):
         yield
-    print(f"peak memory: {memory.memory_peak(device.find(options.device)):.2f} GB")
+    print(f"peak memory: {memory.peak_in_words(device.find(options.device))}")
 
 
 def check(options, data: RealData) -> None:

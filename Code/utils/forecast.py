@@ -78,4 +78,4 @@ class Forecast:
             elif count:
                 parts.append(f"not counting {words}, to be timed at the first")
         print(f"estimate: {lasting(seconds)} to the end, {', '.join(parts)}; peak memory so far "
-              f"{memory.memory_peak(self.device):.2f} GB{SHORTER if seconds >= DAY else ''}", flush=True)
+              f"{memory.peak_in_words(self.device)}{SHORTER if seconds >= DAY else ''}", flush=True)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from . import augment, evaluation, methods, networks, published
+from . import augment, defaults, evaluation, methods, networks, published
 from .command_line import (
     Parser,
     accepted_by,
@@ -18,6 +18,7 @@ from .command_line import (
 from .data import sources
 from .networks import batches
 from .system import memory
+from .system.errors import UserError
 
 # Flags of the published scripts that nothing there reads. They are taken so that its commands run.
 DEAD_FLAGS = ("net_train_real", "no_net_train_real", "mismatch_lambda", "dis_metric", "inner_loop", "last",
@@ -231,7 +232,7 @@ def _check_pool(parser: Parser, options: argparse.Namespace, method: methods.Met
 
 def parse_options(description: str, arguments: list[str] | None = None,
           add_flags: Callable[[Parser], None] = lambda parser: None, by_method: dict[str, dict] | None = None,
-          **defaults) -> argparse.Namespace:
+          **of_script) -> argparse.Namespace:
     """Parses and checks the command line; a bad one ends the program with one line and exit code 2.
 
     `add_flags` adds those that a script has for itself; `by_method` holds its defaults under single methods.
@@ -239,7 +240,7 @@ def parse_options(description: str, arguments: list[str] | None = None,
     An option is the flag that is given, or else under --published its setting, the method's recipe, the script's
     default, the method's default, the general one.
     """
-    parser = build_parser(description, defaults)
+    parser = build_parser(description, of_script)
     add_flags(parser)
     known = vars(parser.parse_args([])).keys()
     name = _method_named(parser, arguments)
@@ -247,7 +248,7 @@ def parse_options(description: str, arguments: list[str] | None = None,
     unknown = (method.defaults | method.recipe).keys() - known
     if unknown:
         parser.error(f"--method {name}: unknown in its recipe: {', '.join(sorted(unknown))}")
-    parser.set_defaults(**method.defaults | defaults | (by_method or {}).get(name, {}) | method.recipe)
+    parser.set_defaults(**method.defaults | of_script | (by_method or {}).get(name, {}) | method.recipe)
     options = parser.parse_args(arguments)
     if "published" in options:
         parser.set_defaults(**_published_setting(parser, options))
@@ -255,6 +256,18 @@ def parse_options(description: str, arguments: list[str] | None = None,
         del options.published  # the run is that of the flags that it stands for
     _check(parser, options, method)
     drop_dead_flags(parser, options)
+    return options
+
+
+def parse_any(description: str, arguments: list[str] | None = None) -> argparse.Namespace:
+    """As `parse_options`, with the defaults of the script of the data set that --dataset names. It has to be there."""
+    first = Parser(add_help=False, allow_abbrev=False)
+    add_data(first)
+    first.set_defaults(dataset=None)
+    dataset = first.parse_known_args(arguments)[0].dataset
+    options = parse_options(description, arguments, **defaults.of(dataset) if dataset else {})  # which may be --help
+    if dataset is None:
+        raise UserError(f"--dataset: name one of {', '.join(sources.SOURCES)}")
     return options
 
 

@@ -1,5 +1,6 @@
 """The device to compute on, and the machine in words."""
 
+import contextlib
 import platform
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import UserError
+from .errors import UserError, reason
 
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -20,6 +21,18 @@ def find(name: str) -> torch.device:
     if not available[name]:
         raise UserError(f"--device {name}: not available on this machine; use --device cpu or auto")
     return torch.device(name)
+
+
+@contextlib.contextmanager
+def all_operations():
+    """Around work: an operation that PyTorch lacks on Apple's GPUs becomes a UserError that says what does it."""
+    try:
+        yield
+    except NotImplementedError as error:
+        if "MPS" not in str(error):
+            raise
+        raise UserError(f"--device mps: {reason(error)}; start again with PYTORCH_ENABLE_MPS_FALLBACK=1 in the "
+                        "environment, so that the CPU does it, or with --device cpu") from None
 
 
 def send(array: np.ndarray, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
