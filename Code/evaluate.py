@@ -210,7 +210,7 @@ class Evaluator:
               f"{logs.clock(seconds)}{lacks})", flush=True)
         files.append_json(self.results_path, {
             "synthetic": str(options.synthetic), "trained_on": trained_on, "accuracies": accuracies, **short,
-            "seconds": round(seconds, 1), **{name: getattr(options, name) for name in PROTOCOL},
+            "seconds": round(seconds, 1), **{name: getattr(options, name) for name in (*PROTOCOL, "validation")},
             "model": model, "date": time.strftime("%Y-%m-%d"), "machine": device.describe(self.data.device)})
         return short["mean"]
 
