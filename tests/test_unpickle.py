@@ -135,7 +135,7 @@ def test_a_tensor_is_within_what_is_stored_of_it(old, new, mmap, tmp_path, monke
     assert torch.equal(unpickle.load_torch(path, mmap)["images"], torch.arange(16.0))
     replaced(path, old, new)
     monkeypatch.setattr(torch, "load", None)
-    with pytest.raises((pickle.UnpicklingError, ValueError), match="bytes of a tensor|values as|argument 2"):
+    with pytest.raises((pickle.UnpicklingError, ValueError), match=r"bytes of a tensor|values as|argument 2"):
         unpickle.load_torch(path, mmap)
 
 
