@@ -18,7 +18,7 @@ from utils import storage
 from utils.data.normalisation import per_channel
 from utils.options import as_path, new_parser, whole_number
 from utils.system import files
-from utils.system.errors import UserError
+from utils.system.errors import UserError, say
 from utils.system.reporting import reported
 
 SMALLEST = 1e-30  # a probability whose logarithm is still finite
@@ -32,10 +32,10 @@ def as_there(saved: dict, images: Tensor) -> Tensor:
     meta = saved["meta"]
     own, theirs = (meta.get("mean"), meta.get("std")), STATISTICS.get(meta.get("dataset"))
     if meta.get("zca"):
-        print("note: its images are whitened; say --zca there, too (use_zca in DD-Ranking)", flush=True)
+        say("note: its images are whitened; say --zca there, too (use_zca in DD-Ranking)")
     elif theirs is None or own == (None, None):
-        print(f"note: values are as they were, {images.min():.4g} to {images.max():.4g}; see that they are normalised "
-              "as there", flush=True)
+        say(f"note: values are as they were, {images.min():.4g} to {images.max():.4g}; see that they are normalised "
+            "as there")
     elif tuple(map(tuple, own)) != theirs:
         (mean, std), (to_mean, to_std) = ([per_channel(part, images) for part in pair] for pair in (own, theirs))
         images = (images * std + mean - to_mean) / to_std
@@ -88,7 +88,7 @@ def save_npz(saved: dict, images: Tensor, labels: Tensor, classes: Tensor, out: 
 
 def save_png(saved: dict, images: Tensor, labels: Tensor, classes: Tensor, out: Path) -> str:
     if labels.is_floating_point():
-        print("note: folders hold no soft labels; the classes are taken", flush=True)
+        say("note: folders hold no soft labels; the classes are taken")
     for k, (image, label) in enumerate(zip(in_8_bits(saved, images), classes.tolist(), strict=True)):
         folder = files.make_folder(out / f"{label:05}", "--out")
         picture = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--aug", action="store_true", help="its images are 2x2 formations (ours say so themselves)")
     options = parser.parse_args()
     done = export(options.set, options.to, options.out, options.experiment, 2 if options.aug else 1)
-    print(f"exported: {options.out}: {done}")
+    say(f"exported: {options.out}: {done}")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from utils.options import (
     whole_number,
 )
 from utils.system import device, files, memory
+from utils.system.errors import say
 from utils.system.reporting import reported
 
 
@@ -79,8 +80,8 @@ def main() -> None:
         busy = [number for number in range(options.networks)
                 if not pretrained.train(folder, number, data, options)]
     if busy:
-        print(f"networks {', '.join(map(str, busy))} are being trained by other processes")
-    print(f"{folder}: take them with --pool {folder}")
+        say(f"networks {', '.join(map(str, busy))} are being trained by other processes")
+    say(f"{folder}: take them with --pool {folder}")
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ from utils import paper, storage
 from utils.data import sources
 from utils.options import as_path, new_parser
 from utils.run_files import folder_of, in_file_names, is_finished, options_path
-from utils.summary import percent, table_cell
+from utils.summary import in_a_cell, percent, table_cell
 from utils.system import files
-from utils.system.errors import UserError, reason
+from utils.system.errors import UserError, in_one_line, reason, say
 from utils.system.reporting import reported
 
 TITLE = "# Distilled sets"
@@ -119,7 +119,7 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
         "accuracies of its run": saved["accs_all_exps"],
         "evaluated by": shared_command(["evaluate.py", "--synthetic", from_code(target), *flags]),
         "evaluation": without_path(lines)})
-    print(f"published: {target}, with its card", flush=True)
+    say(f"published: {target}, with its card")
 
 
 def named_by(path: Path, meta: dict, to: Path) -> Path:
@@ -144,7 +144,7 @@ def without_path(lines: list[dict]) -> list[dict]:
 def page(to: Path) -> str:
     """What the folder's README.md says: how to load a set, and a table of all cards."""
     cards = cards_in(to)
-    example = os.path.relpath(cards[0].with_suffix(".pt"), Path(__file__).parent)
+    example = in_one_line(os.path.relpath(cards[0].with_suffix(".pt"), Path(__file__).parent))
     rows = ["| data set | set | IPC | iterations | network | epochs | test accuracy, % | kB |",
             "| --- | --- | --: | --: | --- | --: | --: | --: |"]
     rows += [row for path in cards for row in rows_of(path)]
@@ -161,7 +161,8 @@ def rows_of(path: Path) -> list[str]:
         card = json.loads(files.read_text(path))
         note = in_a_cell(card["note"])
         dataset = f"{in_a_cell(card['dataset'])} ({note})" if note else in_a_cell(card["dataset"])
-        return [f"| {dataset} | [{path.stem}.pt]({path.parent.name}/{path.stem}.pt) | {int(card['ipc'])} | "
+        name, folder = in_a_cell(path.stem), in_a_cell(path.parent.name)
+        return [f"| {dataset} | [{name}.pt]({folder}/{name}.pt) | {int(card['ipc'])} | "
                 f"{', '.join(str(int(turn)) for turn in card['iteration'])} of {paper.ITERATIONS:,} | "
                 f"{in_a_cell(line['model'])} | {line['epoch_eval_train'] + 1:,} of {paper.EPOCHS + 1:,} | "
                 f"{table_cell(line['accuracies'])} ({len(line['accuracies'])}) | {card['bytes'] / 1000:.0f} |"
@@ -169,11 +170,6 @@ def rows_of(path: Path) -> list[str]:
     except (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"--to: {path} is no card of a set ({reason(error)}); remove it and its set, or choose another "
                         "folder") from None
-
-
-def in_a_cell(text: str) -> str:
-    """Text in one line, which does not end a cell of a table."""
-    return " ".join(text.split()).replace("|", r"\|")
 
 
 def refuse_other_page(readme: Path) -> None:

@@ -96,6 +96,21 @@ def test_seed_decides_the_weights_and_leaves_the_global_state_alone():
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+@pytest.mark.parametrize("channel", [1, 3])
+@pytest.mark.parametrize("side", [1, 2, 3, 5, 8])
+def test_images_are_too_small_or_have_an_output(channel, side):
+    """Of every network, also where a batch has one image."""
+    for name in set(NETWORKS) - {"ConvNetKIP", "ConvNetW512", "ConvNetW1024"}:  # which are wide, and as ConvNet
+        try:
+            network = get_network(name, channel, 3, side, seed=0)
+        except UserError as error:
+            assert f"{name} does not fit images of {side}x{side}" in str(error)
+            continue
+        images = torch.randn(2, channel, side, side)
+        one, (first, second) = network(images[:1]), network(images)
+        assert one.isfinite().all() and not torch.allclose(first, second, atol=1e-5), name
+
+
 def test_refusals():
     with pytest.raises(UserError, match="ConvNetX"):
         get_network("ConvNetX", 3, 10, 32)

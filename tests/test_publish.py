@@ -227,6 +227,16 @@ def test_a_damaged_card_is_one_line_before_anything_is_written(content, finished
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["MNIST", "other.json", "other.pt"]
 
 
+def test_names_and_cards_move_no_cursor(tmp_path):
+    card = json.loads(CARDS[0].read_text()) | {"note": "a\x1b[2J", "dataset": "\x1b]0;b\x07"}
+    files.make_folder(tmp_path / "MNIST")
+    (tmp_path / "MNIST" / "a|\n\x1b[A.json").write_text(json.dumps(card))
+    (tmp_path / "MNIST" / "a|\n\x1b[A.pt").touch()
+    row = publish.page(tmp_path).splitlines()[-1]
+    assert all(part in row for part in (r"a\x1b[2J", r"\x1b]0;b\x07", r"a\| \x1b[A.pt"))
+    assert publish.page(tmp_path).replace("\n", "").isprintable()
+
+
 def test_links_of_the_page_are_where_the_sets_are(tmp_path):
     """Whatever the cards say."""
     card = json.loads(CARDS[0].read_text()) | {"set": "../../x.pt", "dataset": "a](http://evil)|\nb"}

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from .system import distributed, files, unpickle
-from .system.errors import UserError, is_out_of_memory, reason
+from .system.errors import UserError, is_out_of_memory, reason, say
 
 # Flags that leave the result as it is (but for rounding), so that they may change where a run is resumed.
 FREE_ON_RESUME = ("data_path", "save_path", "device", "max_batch", "compile", "resume", "checkpoint_minutes",
@@ -151,7 +151,7 @@ def _newest_whole(paths: list[Path]) -> tuple[dict, Path]:
             if path == paths[-1]:
                 raise UserError(f"--resume: {error}; there is no older one: name another one, or start anew "
                                 "with another --save_path") from None
-            print(f"note: {error}; going on from the checkpoint before", flush=True)
+            say(f"note: {error}; going on from the checkpoint before")
 
 
 def differences(saved: dict, current: dict) -> str:

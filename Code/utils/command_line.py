@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from .system.errors import UserError, in_one_line
+from .system.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         """Raises UserError, of which `reported` makes one line and exit code 2."""
-        raise UserError(in_one_line(message)) from None
+        raise UserError(message) from None
 
 
 class Switch(argparse.Action):

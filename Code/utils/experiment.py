@@ -16,7 +16,7 @@ from .networks import get_network
 from .options import parse_options, published_options
 from .record import EvaluatedSet, Record
 from .system import device, distributed, files, logs, memory
-from .system.errors import UserError
+from .system.errors import UserError, say
 from .system.reporting import reported
 from .system.signals import Interrupts, Stopped
 
@@ -63,8 +63,8 @@ def say_differences(options) -> None:
     differ = [f"--{name} {in_words(value)} -> {in_words(vars(options)[name])}"
               for name, value in vars(published).items() if name not in BESIDE and value != vars(options)[name]]
     if differ:
-        print(f"note: not the published setting (published -> here): {', '.join(differ)}; --published sets what no "
-              "flag says", flush=True)
+        say(f"note: not the published setting (published -> here): {', '.join(differ)}; --published sets what no "
+            "flag says")
 
 
 @contextlib.contextmanager
@@ -78,7 +78,7 @@ def memory_accounted(options, resumable: bool):
                   if getattr(options, name, None))
     with device.all_operations(), memory.enough_memory(options.max_batch, resumable, lower):
         yield
-    print(f"peak memory: {memory.peak_in_words(device.find(options.device))}")
+    say(f"peak memory: {memory.peak_in_words(device.find(options.device))}")
 
 
 def check(options, data: RealData) -> None:

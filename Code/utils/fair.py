@@ -18,7 +18,7 @@ from .data.class_order import listed
 from .draws import Draws
 from .options import replaced
 from .system import memory
-from .system.errors import UserError
+from .system.errors import UserError, say
 
 Label = Callable[[Tensor, Tensor], Tensor]  # images (N, C, H, W) and labels (N,) -> the labels to train on
 LEFT_OUT = ("improvement over random, label-robust score and augmentation-robust score are left out: they compare "
@@ -38,8 +38,8 @@ def say_few(path: Path, sets: list[tuple[Tensor, Tensor]], data: RealData) -> No
                                                     labels.bincount(minlength=data.num_classes).tolist(), strict=True))
              if real < stored]
     if lacks:
-        print(f"--fair: {path} stores more images of some classes than {data.name} has for training; random images are "
-              f"all that there are of {listed(list(dict.fromkeys(lacks)), 5)}", flush=True)
+        say(f"--fair: {path} stores more images of some classes than {data.name} has for training; random images are "
+            f"all that there are of {listed(list(dict.fromkeys(lacks)), 5)}")
 
 
 def random_images(data: RealData, draws: Draws, counts: list[int], aug: bool = False) -> tuple[Tensor, Tensor]:
@@ -57,8 +57,8 @@ def pool_labels(options, data: RealData, parts: float) -> Label:
     pool = pretrained.Pretrained(data, Draws(options.seed), wanted)
     networks = pool.labelling()
     steps = ", ".join(map(str, sorted({stage.step for stage in networks})))
-    print(f"--pool {options.pool}: labels of random images are {parts:g} parts mean prediction of {len(networks)} "
-          f"networks ({wanted.model}, after {steps} steps), the rest their class", flush=True)
+    say(f"--pool {options.pool}: labels of random images are {parts:g} parts mean prediction of {len(networks)} "
+        f"networks ({wanted.model}, after {steps} steps), the rest their class")
     max_batch = options.max_batch or memory.batch_that_fits(networks[0].network, data.normalise(data.images[:1]))
     return partial(distill.soft_labels, pool, parts, max_batch, data.num_classes)
 
@@ -101,7 +101,7 @@ def read(add: Callable[..., float], options, data: RealData, model: str, saved: 
     whole, _ = (add(f"whole training set, {options.epoch_whole_train + 1} passes", model, 1,
                     lambda k: (data.images, data.labels), **passes, **changes) for changes in ({}, plain))
     for line in measures(whole - accuracy, None if soft and not label else (gain, gain_plain)):
-        print(f"{model}: {line}", flush=True)
+        say(f"{model}: {line}")
 
 
 def per_class(sizes: list[list[int]]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 
 from .system import memory
+from .system.errors import say
 from .system.logs import clock
 
 TIMED, ENOUGH_SECONDS = 5, 5.0  # iterations that are timed after the first, which prepares much, or how long
@@ -77,5 +78,5 @@ class Forecast:
                 parts.append(f"{words} of {lasting(each)}")
             elif count:
                 parts.append(f"not counting {words}, to be timed at the first")
-        print(f"estimate: {lasting(seconds)} to the end, {', '.join(parts)}; peak memory so far "
-              f"{memory.peak_in_words(self.device)}{SHORTER if seconds >= DAY else ''}", flush=True)
+        say(f"estimate: {lasting(seconds)} to the end, {', '.join(parts)}; peak memory so far "
+            f"{memory.peak_in_words(self.device)}{SHORTER if seconds >= DAY else ''}")

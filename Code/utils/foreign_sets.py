@@ -15,7 +15,7 @@ from torch import Tensor
 from .data import RealData
 from .data.class_order import listed
 from .system import files
-from .system.errors import UserError, reason
+from .system.errors import UserError, reason, say
 
 FORMS = ('{"data": [[images, labels], ...]}, [images, labels], {"images": ..., "labels": ...} in .pt or .pkl, arrays '
          "images and labels in .npz, a folder of images_best.pt and labels_best.pt (or images.pt and labels.pt), "
@@ -267,9 +267,9 @@ def _say_scale(images: Tensor, data: RealData, path: Path) -> None:
     real = data.normalise(data.images[:1000]).float()
     ratio = images.std().item() / real.std().item()
     if not SAME_SCALE[0] <= ratio <= SAME_SCALE[1] or (images.mean() - real.mean()).abs() > real.std() / 2:
-        print(f"note: {path}: mean {images.mean():.2f} and standard deviation {images.std():.2f}, where normalised "
-              f"images of {data.name} have {real.mean():.2f} and {real.std():.2f}; if they are pixels, say so with "
-              "--pixels, and if they are whitened, with --zca", flush=True)
+        say(f"note: {path}: mean {images.mean():.2f} and standard deviation {images.std():.2f}, where normalised "
+            f"images of {data.name} have {real.mean():.2f} and {real.std():.2f}; if they are pixels, say so with "
+            "--pixels, and if they are whitened, with --zca")
 
 
 def not_normalised(images: Tensor, data: RealData) -> str:
@@ -305,4 +305,4 @@ def say_what_changes(path: Path, contents: Iterable[bytes], shape: tuple[int, in
     said = [f"{sizes.total()} images of {listed(scaled, 3)} are scaled to {shape[2]}x{shape[1]}"] * bool(scaled)
     said += [f"{coloured} images in colour become grey"] * bool(coloured)
     if said:
-        print(f"{path}: {', '.join(said)}", flush=True)
+        say(f"{path}: {', '.join(said)}")

@@ -18,7 +18,7 @@ from .command_line import (
 from .data import sources
 from .networks import batches
 from .system import memory
-from .system.errors import UserError
+from .system.errors import UserError, say
 
 # Flags of the published scripts that nothing there reads. They are taken so that its commands run.
 DEAD_FLAGS = ("net_train_real", "no_net_train_real", "mismatch_lambda", "dis_metric", "inner_loop", "last",
@@ -304,4 +304,4 @@ def drop_dead_flags(parser: Parser, options: argparse.Namespace) -> None:
     """Takes the DEAD_FLAGS that were given out of the options, with a note."""
     dead = [f"--{name}" for name in DEAD_FLAGS if vars(options).pop(name, None) is not None]
     if dead:
-        print(f"{parser.prog}: note: {', '.join(dead)}: no effect, as in the published scripts", file=sys.stderr)
+        say(f"{parser.prog}: note: {', '.join(dead)}: no effect, as in the published scripts", file=sys.stderr)

@@ -5,7 +5,6 @@ images and the training stands in each, so that a run refuses networks that are 
 """
 
 import io
-import warnings
 import zlib
 from collections import deque
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from .networks import get_network
 from .networks.batches import BatchRunner, is_compiled, sgd
 from .system import files, unpickle
 from .system.device import send
-from .system.errors import UserError, reason
+from .system.errors import UserError, reason, say
 from .system.logs import Progress
 
 FORM = "BACON network trained beforehand, 1"
@@ -66,9 +65,7 @@ def write(path: Path, content: dict) -> None:
 def read(path: Path) -> dict:
     """A network's file, tensors on the CPU; nothing in it is run. UserError where it is damaged or something else."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of what it is about to refuse
-            found = unpickle.load_torch(path)
+        found = unpickle.load_torch(path)
         content = found["content"]
         if found["form"] != FORM or found["checksum"] != checksum(content):
             raise ValueError("its checksum does not match")
@@ -188,7 +185,7 @@ class Training:
                                 network=self.network.state_dict(), optimizer=self.optimizer.state_dict())
         self._write(self.path)
         _partial(self.path).unlink(missing_ok=True)
-        print(f"{self.path}: " + ", ".join(f"{s['step']} steps {s['accuracy']:.1f} %" for s in self.stages), flush=True)
+        say(f"{self.path}: " + ", ".join(f"{s['step']} steps {s['accuracy']:.1f} %" for s in self.stages))
 
     def _step(self) -> None:
         count = len(self.data.labels)

@@ -24,7 +24,7 @@ from .run_files import (
 )
 from .summary import mean_and_std, percent
 from .system import distributed, files, logs, memory
-from .system.errors import UserError, needed_for
+from .system.errors import UserError, needed_for, say
 
 LOSS_LINES = 200  # lines of an experiment in losses.jsonl
 
@@ -95,8 +95,8 @@ class Record:
                 self.last, self.best = ([EvaluatedSet(**entry) for entry in state[kind]] for kind in ("last", "best"))
             self.metrics, self.losses = state["metrics"], state["losses"]
             checkpoint.settle(self.folder)
-            print(f"resumed: {state['experiment']} of {self.options.num_exp} experiments are finished, the next is at "
-                  f"iteration {state['iteration']}", flush=True)
+            say(f"resumed: {state['experiment']} of {self.options.num_exp} experiments are finished, the next is at "
+                f"iteration {state['iteration']}")
         else:
             files.remove(self.folder, *checkpoint.NAMES, *checkpoint.EARLIER)
             files.remove(self.options.save_path, *results)
@@ -191,8 +191,8 @@ class Record:
                 "best_mean": mean_and_std(best.accuracies[model])["mean"], "best_iteration": best.iteration,
                 "seconds": round(seconds, 1), "peak_gb": peak and round(peak, 2)})
             self._add_point(self.metrics[-1])
-            print(f"experiment {experiment + 1}/{self.options.num_exp} iteration {entry.iteration}: "
-                  f"{percent(accuracies)} ({len(accuracies)} {model}), {logs.clock(seconds)}", flush=True)
+            say(f"experiment {experiment + 1}/{self.options.num_exp} iteration {entry.iteration}: "
+                f"{percent(accuracies)} ({len(accuracies)} {model}), {logs.clock(seconds)}")
         files.write_json_lines(self.metrics_path, self.metrics)
 
     def _add_point(self, line: dict) -> None:
@@ -243,7 +243,7 @@ class Record:
         """Drops the checkpoint before the last, and prints the result, the best beside it, and where the files are."""
         for model in self.models:
             last, best = accuracies_of(self.last, model), accuracies_of(self.best, model)
-            print(f"result: {percent(last)} (last iteration, {len(last)} {model} over {len(self.last)} experiments)")
-            print(f"best:   {percent(best)} (iteration chosen on test accuracy)")
-        print(f"set: {self.set_path}  best set: {self.best_path}  run: {self.folder}")
+            say(f"result: {percent(last)} (last iteration, {len(last)} {model} over {len(self.last)} experiments)")
+            say(f"best:   {percent(best)} (iteration chosen on test accuracy)")
+        say(f"set: {self.set_path}  best set: {self.best_path}  run: {self.folder}")
         files.remove(self.folder, checkpoint.PREVIOUS)

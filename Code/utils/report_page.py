@@ -24,7 +24,7 @@ from .options import build_parser, published_options, replaced
 from .run_files import is_finished, losses_path, metrics_path, options_path, picture_path, set_path, undamaged
 from .summary import table_cell
 from .system import files, logs, memory
-from .system.errors import UserError, in_one_line
+from .system.errors import UserError, in_one_line, say
 
 PAGE_BYTES = 8_000_000  # of pixels, shared out among the views of the sets on a page
 PER_LINE = 10  # images of a class in a line
@@ -143,7 +143,7 @@ def find_runs(options) -> list[Run]:
             raise UserError(f"{folder}: not a folder; give what a run left in --save_path")
         for run_folder in sorted(path.parent for path in folder.rglob("options.json")):
             if not set_path(run_folder).exists():
-                print(f"note: {in_one_line(run_folder)} has no evaluated set yet and is left out", flush=True)
+                say(f"note: {run_folder} has no evaluated set yet and is left out")
                 continue
             with undamaged(run_folder):
                 runs[run_folder.resolve()] = Run(run_folder, given)
@@ -283,8 +283,8 @@ def section(number: int, run: Run, budget: int, quick: bool, data_path: Path | N
                 data = data_of(run, data_path)
                 start, analysis = start_of(run, data), analyse(run, data)
         except UserError as error:
-            why = f"left out: {in_one_line(error)}"
-            print(f"note: {run.title}: embeddings and confusion are {why}", flush=True)
+            why = f"left out: {error}"
+            say(f"note: {run.title}: embeddings and confusion are {why}")
     with undamaged(run.folder):
         terms = dict.fromkeys(term for line in run.losses for term in line["terms"])
         return {
@@ -358,4 +358,4 @@ def run(options: Namespace) -> None:
     sections = [section(k, run, PAGE_BYTES // len(runs), options.quick, options.data_path)
                 for k, run in enumerate(runs, 1)]
     write(sections, target)
-    print(f"{target}: report.html, report.md")
+    say(f"{target}: report.html, report.md")

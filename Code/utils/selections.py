@@ -4,6 +4,8 @@ Each choice takes the features (n, D) of a class's images, how many to choose, a
 distinct positions. Features are the flattened embedding, as DM's paper compares with (arXiv 2110.04181).
 """
 
+import warnings
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -47,7 +49,8 @@ def k_means(features: Tensor, count: int, seed: int) -> np.ndarray:
         from sklearn.cluster import KMeans  # here, because it takes a second
 
     points = features.cpu().numpy()
-    clusters = KMeans(count, n_init=1, random_state=seed).fit(points)
+    with warnings.catch_warnings(action="ignore"):  # of fewer clusters
+        clusters = KMeans(count, n_init=1, random_state=seed).fit(points)
     filled = np.unique(clusters.labels_)
     others = clusters.labels_[:, None] != filled
     nearest = np.where(others, np.inf, clusters.transform(points)[:, filled]).argmin(axis=0)

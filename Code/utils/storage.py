@@ -2,7 +2,6 @@
 
 import io
 import math
-import warnings
 from pathlib import Path
 
 import torch
@@ -67,8 +66,7 @@ def _read_parts(path: Path, labels: str | Path | None) -> dict:
 def _read(path: Path):
     if path.suffix.lower() in (".npz", ".npy"):
         return foreign_sets.arrays(path)
-    with files.open_regular(path) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of what it is about to refuse
+    with files.open_regular(path) as file:
         if path.suffix.lower() in (".pkl", ".pickle"):
             return unpickle.load(file)
         return unpickle.load_torch(file)

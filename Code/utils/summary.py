@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from .system.errors import in_one_line
+
 
 def mean_and_std(accuracies: list[float]) -> dict[str, float]:
     """{"mean", "std"} of accuracies in 0..1."""
@@ -17,6 +19,11 @@ def table_cell(accuracies: list[float]) -> str:
 def percent(accuracies: list[float]) -> str:
     """The same as `table_cell`, in ASCII."""
     return table_cell(accuracies).replace("±", "+-") + " %"
+
+
+def in_a_cell(text: object) -> str:
+    """Text in one line, which does not end a cell of a table in Markdown."""
+    return in_one_line(" ".join(str(text).split())).replace("|", r"\|")
 
 
 def curve(lines: list[dict]) -> list[dict]:

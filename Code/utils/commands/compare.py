@@ -30,9 +30,9 @@ from ..options import (
     parse_options,
     whole_number,
 )
-from ..summary import table_cell
+from ..summary import in_a_cell, table_cell
 from ..system import device, files, memory
-from ..system.errors import UserError, needed_for
+from ..system.errors import UserError, needed_for, say
 from ..system.reporting import reported
 
 SEVERAL = {"method": "methods", "ipc": "ipcs", "seed": "seeds"}  # flags of one run, and what names them here
@@ -76,7 +76,7 @@ def summarise(method: str, cells: list[argparse.Namespace]) -> list[dict]:
 def table(dataset: str, rows: list[dict]) -> str:
     lines = [f"| {dataset} | images per class | iterations | network | test accuracy, % | networks | seconds per set |",
              "| --- | --: | --: | --- | --: | --: | --: |"]
-    lines += [f"| {row['method']} | {row['ipc']} | {row['iterations']} | {row['network']} | "
+    lines += [f"| {in_a_cell(row['method'])} | {row['ipc']} | {row['iterations']} | {in_a_cell(row['network'])} | "
               f"{table_cell(row['accuracies'])} | {len(row['accuracies'])} | {row['seconds']:.0f} |"
               for row in rows]
     return "\n".join(lines) + "\n"
@@ -175,7 +175,7 @@ def set_budget(runs: list[tuple[str, list[argparse.Namespace]]], minutes: float,
         if name not in iterations:
             iterations[name] = affordable(cells[0], minutes)
             files.write_json(path, {"options": wanted, "iterations": iterations})
-        print(f"{name}: {iterations[name]} iterations in {minutes:g} minutes", flush=True)
+        say(f"{name}: {iterations[name]} iterations in {minutes:g} minutes")
         for options in cells:
             options.Iteration = iterations[name]
 
@@ -186,7 +186,8 @@ def write_results(rows: list[dict], shared: argparse.Namespace) -> None:
     files.write_json(shared.save_path / "compare.json", {
         **run_files.circumstances(device.find(shared.device)), "rows": rows})
     plot(shared.dataset, rows, shared.save_path / "compare.png")
-    print(f"\n{table(shared.dataset, rows)}\n{shared.save_path}: compare.md, compare.json, compare.png")
+    print("", table(shared.dataset, rows), sep="\n")
+    say(f"{shared.save_path}: compare.md, compare.json, compare.png")
 
 
 def parse() -> argparse.Namespace:
@@ -224,7 +225,7 @@ def run(shared: argparse.Namespace) -> None:
             for _, options in waiting:  # what cannot run is found before hours of work
                 experiment.check(options, load_data(options))
         for k, (method, options) in enumerate(waiting, 1):
-            print(f"== run {k}/{len(waiting)}: {method}, IPC {options.ipc}, seed {options.seed}", flush=True)
+            say(f"== run {k}/{len(waiting)}: {method}, IPC {options.ipc}, seed {options.seed}")
             experiment.run(options)
         with run_files.undamaged(shared.save_path):
             rows = [row for method, cells in runs for row in summarise(method, cells)]

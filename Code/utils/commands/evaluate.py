@@ -27,7 +27,7 @@ from ..experiment import check_networks, memory_accounted
 from ..options import add_data, add_evaluation, replaced
 from ..summary import mean_and_std, percent
 from ..system import device, files, logs, memory
-from ..system.errors import UserError
+from ..system.errors import UserError, say
 from ..system.reporting import reported
 
 PROTOCOL = ("dataset", "im_size", "model", "lr_net", "epoch_eval_train", "batch_train", "dsa_strategy", "seed")
@@ -148,8 +148,8 @@ def image_folder(path: Path, data: RealData) -> tuple[Tensor, Tensor]:
     known = class_labels(data, class_order.own(sorted(set(folders))), str(path))
     pairs = [f"{folder} = {data.class_names[k]}" for folder, k in sorted(known.items(), key=lambda pair: pair[1])]
     labels = torch.tensor([known[folder] for folder in folders])
-    print(f"{path}: folders as classes, in this order: {class_order.listed(pairs)}; "
-          f"{foreign_sets.counts(labels, data.class_names)}")
+    say(f"{path}: folders as classes, in this order: {class_order.listed(pairs)}; "
+        f"{foreign_sets.counts(labels, data.class_names)}")
     image_files.say_what_is_left_out(tree, names, ("",))
     try:
         images = image_files.decode(tree, names, data.image_shape[0], data.image_shape[1])
@@ -181,7 +181,7 @@ def say_taken_for(options, saved: dict, data: RealData) -> None:
     """The line that says what another project's set was taken for."""
     if saved["data"] and "mean" not in saved["meta"]:
         unit = f"--pixels {options.pixels}" if options.pixels else "normalised"
-        print(f"{options.synthetic}: {foreign_sets.describe(saved, data, unit)}", flush=True)
+        say(f"{options.synthetic}: {foreign_sets.describe(saved, data, unit)}")
 
 
 def lacks(sets: list[tuple[Tensor, Tensor]], data: RealData) -> str:
@@ -217,8 +217,8 @@ class Evaluator:
         seconds, short = time.monotonic() - begun, mean_and_std(accuracies)
         augmented = "with DSA" if options.dsa_strategy != "none" else "no DSA"
         lacks = f"; {self.lacks}" if trained_on == "the set" and self.lacks else ""
-        print(f"{model:12} {trained_on:36} {augmented:8} {percent(accuracies)} ({len(accuracies)} networks, "
-              f"{logs.clock(seconds)}{lacks})", flush=True)
+        say(f"{model:12} {trained_on:36} {augmented:8} {percent(accuracies)} ({len(accuracies)} networks, "
+            f"{logs.clock(seconds)}{lacks})")
         self.results.append({
             "synthetic": str(options.synthetic), "trained_on": trained_on, "accuracies": accuracies, **short,
             "seconds": round(seconds, 1), **{name: getattr(options, name) for name in (*PROTOCOL, "validation")},
@@ -234,7 +234,7 @@ def prepared_for_fair(options, saved: dict, data: RealData) -> fair.Label | None
     if "soft_labels" in saved and options.pool:
         return fair.pool_labels(options, data, fair.parts_of(options.synthetic, saved))
     if "soft_labels" in saved:
-        print(f"--fair: {options.synthetic} has soft labels; {fair.LEFT_OUT}", flush=True)
+        say(f"--fair: {options.synthetic} has soft labels; {fair.LEFT_OUT}")
     elif options.pool:
         raise UserError(f"--pool: {options.synthetic} has no soft labels, so random images need none; leave it out")
     return None

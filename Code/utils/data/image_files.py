@@ -1,5 +1,6 @@
 """Image files, in a folder or a zip: which there are, of which class, and their pixels, cached as one uint8 file."""
 
+import contextlib
 import contextvars
 import hashlib
 import io
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..system import files, logs, unpickle
-from ..system.errors import UserError, reason
+from ..system.errors import UserError, reason, say
 from . import class_order, whole_image
 
 ANEW = "unpack or download tiny-imagenet-200.zip again, whose layout is to stay as published"
@@ -159,7 +160,7 @@ def say_what_is_left_out(tree: Tree, used: list[str], below: tuple[str, ...]) ->
     counts = [f"{len(images)} images outside of class folders or in folders that are not used"] if images else []
     if kinds:
         counts += [f"{len(left) - len(images)} of types that are not read ({class_order.listed(kinds, 5)})"]
-    print(f"{tree.root.name}: {len(left)} files are left out: {', '.join(counts)}; such as {left[0]}", flush=True)
+    say(f"{tree.root.name}: {len(left)} files are left out: {', '.join(counts)}; such as {left[0]}")
 
 
 def _refuse_empty_classes(tree: Tree, below: str, classes: list[str]) -> None:
@@ -196,7 +197,7 @@ def list_classes(tree: Tree, dataset: str | None = None) -> Listing:
             raise UserError(f"{test_below}{unknown[0]} has no images in {below}{unknown[0]}")
         names = [os.fsencode(name).decode(errors="replace") for name in classes]
     if test and test_below != "test/":
-        print(f"{tree.root.name}: the test images are those in {test_below}", flush=True)
+        say(f"{tree.root.name}: the test images are those in {test_below}")
     say_what_is_left_out(tree, train + test, (below, test_below) if test_below else (below,))
     return Listing([(name, index[folder]) for name, folder in zip(train, train_folders, strict=True)],
                    [(name, test_index[folder]) for name, folder in zip(test, test_folders, strict=True)], names)
@@ -253,7 +254,8 @@ class _Images(Dataset):
                 if image.width * image.height > MOST_PIXELS:
                     return self.broken, (f"{self.names[k]} has {image.width} x {image.height} pixels, more than "
                                          f"{MOST_PIXELS:,}; make it smaller")
-                image = whole_image.as_pixels(image, content, self.mode)
+                with logs.without_lines_of_libraries() if image.format == "TIFF" else contextlib.nullcontext():
+                    image = whole_image.as_pixels(image, content, self.mode)
                 pixels = np.array(ImageOps.fit(image, (self.size, self.size), Image.Resampling.BICUBIC)
                                   if image.size != (self.size, self.size) else image)
         except whole_image.NotWhole as error:
@@ -323,5 +325,5 @@ def load_cached(tree: Tree, listing: Listing, channels: int, size: int, cache: P
     try:
         files.write_whole(cache, lambda file: torch.save({"key": key, "train": train, "test": test}, file))
     except (UserError, RuntimeError):  # torch.save turns what the system refuses into RuntimeError
-        print(f"note: {cache} cannot be written, so the images will be decoded at each start", file=sys.stderr)
+        say(f"note: {cache} cannot be written, so the images will be decoded at each start", file=sys.stderr)
     return train, test

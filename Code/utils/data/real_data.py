@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..system import device as devices
 from ..system.device import send
-from ..system.errors import UserError
+from ..system.errors import UserError, say
 from . import sources
 from .normalisation import Whitening, per_channel, statistics, to_pixels
 
@@ -123,7 +123,7 @@ def load(name: str, data_path: str | Path, device: torch.device | str = "cpu", i
         except ValueError:
             raise UserError(f"--data_path {data_path}: too few images to keep a fifth of each class for testing; add "
                             "images, or a test folder") from None
-        print(f"no test images: split into {len(arrays.labels)} training and {len(arrays.test_labels)} test images")
+        say(f"no test images: split into {len(arrays.labels)} training and {len(arrays.test_labels)} test images")
     if all((part == arrays.images[:1, :, :1, :1]).all() for part in arrays.images.split(1000)):
         raise UserError(f"--data_path {data_path}: all training images are one and the same colour; bring others")
     sources.say_untested(arrays)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..system import files, unpickle
-from ..system.errors import UserError, is_out_of_memory, needed_for, reason
+from ..system.errors import UserError, is_out_of_memory, needed_for, reason, say
 from . import image_files
 from .class_order import listed
 
@@ -191,7 +191,7 @@ def _read_npz(path: Path) -> Arrays:
         images, labels = part("train")
         test_images, test_labels = part("test") if "test_images" in content.files else (images[:0], labels[:0])
         if "val_images" in content.files:
-            print(f"{path.name}: {len(content['val_images'])} images for validation are left out", flush=True)
+            say(f"{path.name}: {len(content['val_images'])} images for validation are left out")
     counts = torch.bincount(labels) if len(labels) and labels.min() >= 0 else torch.zeros(1)
     if not counts.all():
         raise UserError(f"{path.name}: train_labels are to be 0, 1, ... without a gap")
@@ -265,7 +265,7 @@ def say_untested(arrays: Arrays) -> None:
     tested = torch.bincount(arrays.test_labels, minlength=len(arrays.class_names)).tolist()
     lacks = [name for name, count in zip(arrays.class_names, tested, strict=True) if not count]
     if lacks:
-        print(f"no test images of {listed(lacks)}: {len(lacks)} of {len(tested)} classes are not tested", flush=True)
+        say(f"no test images of {listed(lacks)}: {len(lacks)} of {len(tested)} classes are not tested")
 
 
 def _grey(name: str, mean: float, std: float) -> Source:

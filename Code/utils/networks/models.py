@@ -53,6 +53,8 @@ class ConvNet(nn.Module):
             padding = 3 if block == 0 and channel == 1 else 1
             height, breadth = height + 2 * padding - 2, breadth + 2 * padding - 2
             layers.append(Conv2d(channel if block == 0 else width, width, 3, padding=padding))
+            if normalisation == "instance" and height * breadth == 1:
+                raise ValueError("normalised to nothing")
             if NORMALISATIONS[normalisation]:
                 layers.append(NORMALISATIONS[normalisation]((width, height, breadth)))
             layers.append(ACTIVATIONS[activation]())
@@ -195,7 +197,10 @@ class ResNet18(nn.Module):
             setattr(self, f"layer{k}", nn.Sequential(*blocks))
             inputs = width
         self.pool = nn.Identity() if average_pooling else nn.AvgPool2d(4)
-        self.classifier = nn.Linear(_flat_size(self, self._features, channel, im_size), num_classes)
+        count = _flat_size(self, self._features, channel, im_size)
+        if average_pooling and count == inputs:  # of one pixel, which a batch of one image leaves as nothing
+            raise ValueError("normalised to nothing")
+        self.classifier = nn.Linear(count, num_classes)
 
     def _features(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))
@@ -285,4 +290,4 @@ def get_network(name: str, channel: int, num_classes: int, im_size: int | tuple[
             return build(channel, num_classes, (height, width), **settings)
         except (RuntimeError, ValueError):
             raise UserError(f"network {name} does not fit images of {height}x{width}: they are too small for its "
-                            "poolings; choose another network or larger images") from None
+                            "layers; choose another network or larger images") from None

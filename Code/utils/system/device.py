@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import UserError, reason
+from .errors import UserError, reason, say
 
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -64,5 +64,5 @@ def say_if_slow(of: torch.device, precision: str | None) -> None:
     """Prints that bf16 is slow where a CPU has no instructions for it, as far as the system tells."""
     flags = _about_cpu("flags", "Features").split()  # of x86, of ARM
     if of.type == "cpu" and precision == "bf16" and flags and not any("bf16" in flag for flag in flags):
-        print("note: --precision bf16: this CPU has no instructions for it and takes about ten times as long; "
-              "leave it out", flush=True)
+        say("note: --precision bf16: this CPU has no instructions for it and takes about ten times as long; "
+            "leave it out")

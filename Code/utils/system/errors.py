@@ -1,6 +1,7 @@
 """The one exception that means "the user can put this right", and what those of others mean."""
 
 import contextlib
+from typing import TextIO
 
 import torch
 
@@ -8,9 +9,12 @@ OUT_OF_MEMORY = "allocate memory", "out of memory", "ALLOC_FAILED"  # of the CPU
 
 
 class UserError(ValueError):
-    """Bad input. The message names the flag or file and says what to do; scripts print it and exit with 2."""
+    """Bad input. The message, a line, names the flag or file and says what to do; scripts print it and exit with 2."""
 
     exit_code = 2
+
+    def __init__(self, message: object):
+        super().__init__(in_one_line(message))
 
 
 @contextlib.contextmanager
@@ -30,6 +34,11 @@ def reason(error: Exception) -> str:
 def in_one_line(text: object) -> str:
     """Text as one line: what would move the cursor of a terminal, or is no letter, is shown by its number."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in str(text))
+
+
+def say(text: object, file: TextIO | None = None) -> None:
+    """Prints a line, at once, whatever is in names of files and classes: to standard output or to a file."""
+    print(in_one_line(text), file=file, flush=True)
 
 
 def is_out_of_memory(error: Exception) -> bool:

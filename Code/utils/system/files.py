@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from . import distributed
-from .errors import UserError, reason
+from .errors import UserError, reason, say
 
 NO_LOCKS = errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP  # of file systems without them
 NO_LINK, NO_WAIT = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)  # which Windows lacks, and needs not
@@ -89,7 +89,7 @@ def _acquired(guard: FileLock, path: Path) -> bool:
     except (OSError, NotImplementedError) as error:  # the latter is filelock's word for the former
         if isinstance(error, OSError) and error.errno not in NO_LOCKS:
             raise
-        print(f"note: {path.parent} cannot be locked ({reason(error)}); start only one run there", flush=True)
+        say(f"note: {path.parent} cannot be locked ({reason(error)}); start only one run there")
     return True
 
 

@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, TextIO
 
+from .errors import say
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -69,6 +71,19 @@ class _Canvas:
 
     def __getattr__(self, name: str):
         return getattr(self.stream, name)
+
+
+@contextlib.contextmanager
+def without_lines_of_libraries():
+    """Around a call into a library that writes to standard error itself, past Python: what it writes is dropped."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        for handle in (kept, nowhere):
+            os.close(handle)
 
 
 def in_notebook() -> bool:
@@ -155,7 +170,7 @@ class Progress:
             left = f"left {clock((now - self.begun) / self.done * (self.total - done))}"
             words = self._words(details(), now - self.begun - self.paused_for)
             if self.bar is None:
-                print(" ".join([self.name, f"{done}/{self.total}", *words, left]), flush=True)
+                say(" ".join([self.name, f"{done}/{self.total}", *words, left]))
             else:
                 self._fit([left, *words])
         if self.bar is not None:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from . import distributed, logs
-from .errors import UserError, in_one_line
+from .errors import UserError, say
 from .signals import Stopped, ending_on_sigterm, resume_command
 
 
@@ -34,13 +34,12 @@ def _ended_in_one_line():
     try:
         yield
     except (UserError, distributed.ProcessLost) as error:
-        print(f"{name}: error: {in_one_line(error)}", file=sys.stderr, flush=True)
+        say(f"{name}: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except Stopped as stopped:
         if distributed.rank() == 0:
-            again = in_one_line(resume_command())
-            print(f"{name}: {stopped}; continue with: {again}", file=sys.stderr, flush=True)
+            say(f"{name}: {stopped}; continue with: {resume_command()}", file=sys.stderr)
         sys.exit(stopped.exit_code)
     except KeyboardInterrupt:  # where no `Interrupts` notes it
-        print(f"{name}: stopped by Ctrl-C", file=sys.stderr, flush=True)
+        say(f"{name}: stopped by Ctrl-C", file=sys.stderr)
         sys.exit(130)

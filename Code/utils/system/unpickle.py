@@ -10,6 +10,7 @@ import contextlib
 import io
 import math
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -346,7 +347,7 @@ def load_torch(file: BinaryIO | Path, mmap: bool = False) -> Any:
     """
     with files.open_regular(file) if isinstance(file, Path) else contextlib.nullcontext(file) as source:
         size = _checked_size(source)
-    with torch.serialization.safe_globals(NUMPY):
+    with torch.serialization.safe_globals(NUMPY), warnings.catch_warnings(action="ignore"):  # of what it refuses
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     return _with_arrays(within(content, size))
 
