@@ -17,6 +17,7 @@ import struct
 import tempfile
 import time
 import urllib.request
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -263,7 +264,7 @@ def test_damaged_files_end_in_one_line(reader, count, tmp_path, capfd):
     read()
     count = count // SLOWER.get(reader, 1) if count == 500 else count
     content, rng, refused = path.read_bytes(), np.random.default_rng(count), 0
-    with short_of_memory():
+    with short_of_memory(), warnings.catch_warnings(record=True, action="always") as warned:
         for turn in range(count):
             path.write_bytes(mutate(content, rng))
             begun = time.process_time()
@@ -275,7 +276,7 @@ def test_damaged_files_end_in_one_line(reader, count, tmp_path, capfd):
                 assert len(str(error)) < 1000, turn
             assert time.process_time() - begun < 10, turn
     assert refused > count / 4 or reader == "image cache"
-    assert not capfd.readouterr().err  # neither of Python nor of a library beneath it
+    assert not warned and not capfd.readouterr().err  # neither of Python nor of a library beneath it
 
 
 def measured(function):
@@ -383,14 +384,35 @@ def test_a_cache_of_the_right_key_and_wrong_content_is_made_anew(change, tmp_pat
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
-def test_a_cache_of_somebody_else_is_made_anew(tmp_path):
+@pytest.mark.parametrize("how", ["owner", "link", "writable", "swapped", "own"])
+def test_a_cache_of_somebody_else_is_made_anew(how, tmp_path, monkeypatch):
     cache, _ = image_cache(tmp_path)
     before = data.load("folder", tmp_path / "mine", im_size=8)
-    content = torch.load(cache, weights_only=True)
+    content, other = torch.load(cache, weights_only=True), tmp_path / "other.pt"
     content["train"] = 255 - content["train"]
-    torch.save(content, cache)
-    os.chown(cache, 1234, 1234)
-    assert data.load("folder", tmp_path / "mine", im_size=8).checksum() == before.checksum()
+    torch.save(content, other if how in ("link", "swapped") else cache)
+    if how == "owner":
+        os.chown(cache, 1234, 1234)
+    elif how == "writable":
+        cache.chmod(0o666)
+    elif how == "link":
+        cache.unlink()
+        cache.symlink_to(other)
+        os.chown(cache, 1234, 1234, follow_symlinks=False)
+    elif how == "swapped":
+        def load(path, mmap):
+            """While it is read it is another, before and afterwards what it was."""
+            path.rename(tmp_path / "kept")
+            other.rename(path)
+            content = load_torch(path, mmap)
+            path.rename(other)
+            (tmp_path / "kept").rename(path)
+            return content
+
+        load_torch = image_files.unpickle.load_torch
+        monkeypatch.setattr(image_files.unpickle, "load_torch", load)
+    same = data.load("folder", tmp_path / "mine", im_size=8).checksum() == before.checksum()
+    assert same != (how == "own")  # of which what is inside is not looked at
 
 
 def test_zip_entries_stay_inside(tmp_path):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .data import RealData
 from .data.class_order import listed
-from .system import files
+from .system import files, logs
 from .system.errors import UserError, reason, say
 
 FORMS = ('{"data": [[images, labels], ...]}, [images, labels], {"images": ..., "labels": ...} in .pt or .pkl, arrays '
@@ -299,7 +299,8 @@ def say_what_changes(path: Path, contents: Iterable[bytes], shape: tuple[int, in
         image = Image.open(io.BytesIO(content))
         sizes[image.size] += image.size != (shape[2], shape[1])
         if shape[0] == 1 and image.mode not in ("1", "L", "LA", "I", "I;16", "F"):
-            red, green, blue = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+            with logs.without_lines_of_libraries():  # libtiff's
+                red, green, blue = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
             coloured += bool((red != green).any() or (red != blue).any())
     scaled = [f"{width}x{height}" for (width, height), count in sizes.most_common() if count]
     said = [f"{sizes.total()} images of {listed(scaled, 3)} are scaled to {shape[2]}x{shape[1]}"] * bool(scaled)

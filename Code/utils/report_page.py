@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import time
+import warnings
 from argparse import Namespace
 from pathlib import Path
 
@@ -233,14 +234,16 @@ def analyse(run: Run, data: RealData) -> dict:
         embedded = torch.cat([runner.embed_and_classify(network, part, 1000)[0].cpu()
                               for part in points.split(max_batch)]).numpy()
     tsne = TSNE(init="pca", perplexity=min(30, (len(embedded) - 1) / 3), random_state=options.seed)
+    with warnings.catch_warnings(action="ignore"):  # of embeddings that are all the same
+        places = tsne.fit_transform(embedded)
     classes_of = torch.cat([wanted[real], labels[synthetic]]).numpy()
     return {
         "network": options.model, "epochs": f"{epochs:,}", "tests": f"{len(wanted):,}",
         "accuracy": f"{100 * (predicted == wanted).double().mean():.2f}",
         "real": len(real), "synthetic": len(synthetic),
         "classes": f"the first {shown} of {classes} classes" if shown < classes else "",
-        "embeddings": figures.embeddings(tsne.fit_transform(embedded), classes_of,
-                                         np.arange(len(points)) < len(real), run.class_names[:shown]),
+        "embeddings": figures.embeddings(places, classes_of, np.arange(len(points)) < len(real),
+                                         run.class_names[:shown]),
         "confusion": figures.confusion(shares, run.class_names), "confused": most_confused(shares, run.class_names)}
 
 

@@ -5,6 +5,7 @@ import contextvars
 import hashlib
 import io
 import os
+import stat
 import sys
 import warnings
 import zipfile
@@ -300,22 +301,33 @@ def decode(tree: Tree, names: list[str], channels: int, size: int) -> Tensor:
     return pixels
 
 
+def _safe_stamp(cache: Path, root: Path) -> tuple | None:
+    """Tells a cache from others of its name; None where not only this user, root and the owner of the images write it.
+
+    Its name is known to all who share the folder, and whoever writes it, or links to another, chooses the pixels.
+    """
+    owners, link, file = {getattr(os, "getuid", int)(), 0, root.stat().st_uid}, cache.lstat(), cache.stat()
+    if not {link.st_uid, file.st_uid} <= owners or file.st_mode & stat.S_IWOTH:
+        return None
+    return link.st_ino, link.st_ctime_ns, file.st_ino, file.st_ctime_ns
+
+
 def load_cached(tree: Tree, listing: Listing, channels: int, size: int, cache: Path) -> tuple[Tensor, Tensor]:
     """Pixels of the train and test images, from the cache file where it was made from these very files.
 
     Files are told by their names, sizes and dates. The cached pixels are mapped into memory, not copied. A cache that
-    belongs to none of this user, root and the owner of the images is made anew.
+    others can have written is made anew.
     Damage inside them is not looked for. Where the cache cannot be written, a line says so.
     """
     names = [[name for name, _ in split] for split in (listing.train, listing.test)]
     stamps = [(name, tree.stamps[name]) for split in names for name in split]
     key = hashlib.sha256(repr((DECODED, channels, size, stamps)).encode()).hexdigest()
     try:
+        before = _safe_stamp(cache, tree.root)
         cached = unpickle.load_torch(cache, mmap=True)
-        owners = {getattr(os, "getuid", int)(), 0, tree.root.stat().st_uid}  # another's cache would choose the pixels
         whole = all(cached[part].dtype == torch.uint8 and cached[part].shape == (len(split), channels, size, size)
                     for part, split in zip(("train", "test"), names, strict=True))
-        if cached["key"] == key and whole and cache.stat().st_uid in owners:
+        if cached["key"] == key and whole and before and before == _safe_stamp(cache, tree.root):
             return cached["train"], cached["test"]
     except Exception:  # no cache or a damaged one: it is made anew
         pass

@@ -59,7 +59,7 @@ def _scalar(dtype: _Dtype, content: bytes | str) -> np.generic:
 
 
 def _frombuffer(content: bytes, dtype: _Dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
-    return dtype.array(_as_bytes(content), shape, order == "F")
+    return dtype.array(_as_bytes(content), shape, order == "F").copy()  # of bytes, which may not be written
 
 
 def _as_bytes(content: bytes | str) -> bytes:
