@@ -6,6 +6,7 @@ their list (test_sources.py, test_evaluate.py).
 """
 
 import contextlib
+import copy
 import functools
 import io
 import json
@@ -352,17 +353,68 @@ def test_entries_of_a_zip_and_files_that_are_too_large(tmp_path, monkeypatch):
           archive.open("tiny-imagenet-200/train/n00000000/images/a.png", "w") as entry):
         for _ in range(300):
             entry.write(bytes(2**20))
+    assert "more than 100 times as large" in measured(lambda: data.load("TinyImageNet", tmp_path))
+    monkeypatch.setattr(image_files, "MOST_COMPRESSED", 10**9)
     assert "larger than 256 MiB" in measured(lambda: data.load("TinyImageNet", tmp_path))
+
+
+def test_a_zip_whose_entries_share_their_bytes(tmp_path):
+    """Each unfolds within the limits: a thousand names of one entry of 20 MB."""
+    path = tmp_path / "tiny-imagenet-200.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("t/train/n1/images/0000.png", bytes(20_000_000))
+        entry, = archive.infolist()
+        for k in range(1, 1000):
+            again = copy.copy(entry)
+            again.filename = f"t/train/n1/images/{k:04}.png"
+            archive.filelist.append(again)
+    assert path.stat().st_size < 200_000
+    assert "more than 100 times as large" in measured(lambda: data.load("TinyImageNet", tmp_path))
+
+
+def test_many_pages_are_counted_at_once(tmp_path):
+    content = io.BytesIO()
+    Image.new("P", (1, 1)).save(content, "GIF")
+    content = content.getvalue()
+    (tmp_path / "a.gif").write_bytes(content[:-1] + 10**5 * content[content.index(b","):-1] + b";")
+    tree = image_files.Tree(tmp_path)
+    assert "has 100001 pages or frames" in measured(lambda: image_files.decode(tree, ["a.gif"], 3, 8))
+
+
+@pytest.mark.parametrize("dtype, shape", [
+    ("'<f4'", "(1000000000000,)"), ("'<f4'", "(4294967296, 4294967296, 2)"), ("'<f4'", "(-1,)"), ("'<f4'", "(2, 0)"),
+    ("'|V0'", "(1000000000000,)"), ("'<U100000000'", "(1000,)"), ("'|O'", "(1,)"), ("[('a', '<f4')]", "(25,)"),
+    ("'<f4'", 3000 * "(" + 3000 * ")")], ids=lambda value: value[:20])
+def test_arrays_that_claim_to_be_others(dtype, shape, tmp_path):
+    header = f"{{'descr': {dtype}, 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(100)
+    path = tmp_path / "images.npy"
+    path.write_bytes(content)
+    np.save(tmp_path / "labels.npy", np.arange(2))
+    measured(lambda: storage.load(tmp_path))
+    with zipfile.ZipFile(tmp_path / "set.npz", "w") as archive:
+        for name in ("images.npy", "labels.npy"):
+            archive.write(tmp_path / name, name)
+    measured(lambda: storage.load(tmp_path / "set.npz"))
 
 
 @pytest.mark.parametrize("shape, label_count", [
     ((32, 32, 1, 20), 20), ((32, 32, 4, 20), 20), ((0, 0, 3, 20), 20), ((32, 32, 3, 0), 0), ((32, 32, 3), 1),
-    ((16, 64, 3, 20), 20), ((1300, 1300, 3, 20), 20), ((32, 32, 3, 150_000), 150_000)], ids=str)
+    ((16, 64, 3, 20), 20), ((1300, 1300, 3, 20), 20),
+    pytest.param((32, 32, 3, 150_000), 150_000, marks=pytest.mark.slow)], ids=str)
 def test_svhn_of_other_shapes(shape, label_count, tmp_path):
     formats.write_svhn(tmp_path, 2)
     scipy.io.savemat(tmp_path / "train_32x32.mat", {"X": np.zeros(shape, np.uint8), "y": np.ones((label_count, 1))},
                      do_compression=True)
     measured(lambda: data.load("SVHN", tmp_path))
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.int64, object])
+def test_svhn_of_other_types(kind, tmp_path):
+    """Each value of which takes eight times what the file has for it."""
+    formats.write_svhn(tmp_path, 2)
+    scipy.io.savemat(tmp_path / "train_32x32.mat", {"X": np.zeros((32, 32, 3, 2), kind), "y": np.ones((2, 1))})
+    assert "not X and y" in measured(lambda: data.load("SVHN", tmp_path))
 
 
 @pytest.mark.parametrize("meta", [

@@ -32,6 +32,7 @@ FILES_PER_WORKER = 1000  # a decoding process costs as much as decoding about th
 READ_ONLY = contextvars.ContextVar("READ_ONLY", default=False)  # whether the folder of the data is another's
 MOST_FILE_BYTES, MOST_PIXELS = 2**28, 50_000_000  # of one file, before it is decoded
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # of the documented names; others start programs
+MOST_COMPRESSED = 100  # times: what a zip may unfold to; images compress less
 BATCH_BYTES = 2**20  # of pixels that a decoding process hands over at once
 
 
@@ -73,6 +74,9 @@ class Tree:
                 entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         except (OSError, zipfile.BadZipFile) as error:
             raise UserError(f"{self.root}: not a readable zip ({reason(error)}); download it again") from None
+        if sum(entry.file_size for entry in entries) > max(MOST_COMPRESSED * self.root.stat().st_size, MOST_FILE_BYTES):
+            raise UserError(f"{self.root}: its files are more than {MOST_COMPRESSED} times as large as it; download it "
+                            "again")
         self._members = {"/".join(PurePosixPath(entry.filename).parts[1:]): entry.filename for entry in entries}
         stamps = {entry.filename: (entry.file_size, entry.date_time, entry.CRC) for entry in entries}
         return {name: stamps[member] for name, member in self._members.items()}
