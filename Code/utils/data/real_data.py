@@ -122,6 +122,7 @@ def load(name: str, data_path: str | Path, device: torch.device | str = "cpu", i
             raise UserError(f"--data_path {data_path}: too few images to keep a fifth of each class for testing; add "
                             "images, or a test folder") from None
         print(f"no test images: split into {len(arrays.labels)} training and {len(arrays.test_labels)} test images")
+    sources.refuse_empty_classes(data_path, arrays)
     if all((part == arrays.images[:1, :, :1, :1]).all() for part in arrays.images.split(1000)):
         raise UserError(f"--data_path {data_path}: all training images are one and the same colour; bring others")
     sources.say_untested(arrays)
