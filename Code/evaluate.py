@@ -23,7 +23,16 @@ from utils import augment, evaluation, fair, foreign_sets, networks, storage
 from utils.data import RealData, class_order, image_files, load_data
 from utils.draws import Draws
 from utils.experiment import check_networks, memory_accounted
-from utils.options import accepted_by, add_data, add_evaluation, as_path, new_parser, replaced, whole_number
+from utils.options import (
+    accepted_by,
+    add_data,
+    add_evaluation,
+    as_path,
+    give_name,
+    new_parser,
+    replaced,
+    whole_number,
+)
 from utils.summary import mean_and_std, percent
 from utils.system import device, files, logs, memory
 from utils.system.errors import UserError
@@ -65,6 +74,7 @@ def parse() -> tuple[Namespace, dict]:
     parser.set_defaults(**{name: str(used[name]) for name in PROTOCOL  # as if they were flags, so that they are checked
                            if used.get(name) is not None})
     options = parser.parse_args()
+    give_name(parser, options)
     if options.pixels and ("mean" in saved["meta"] or pictures):
         parser.error(f"--pixels: {path} says itself what its images are; leave it out")
     if options.zca and "mean" in saved["meta"]:
@@ -94,7 +104,7 @@ def load_test_data(options, meta: dict) -> RealData:
     if data.class_names != wanted:
         source = meta.get("dataset", "others")
         labels = class_labels(data, wanted, f"--dataset {options.dataset}: {options.synthetic} was made from {source}",
-                              spelled=source == data.name)
+                              spelled=source == options.dataset)
         if len(labels) != data.num_classes:
             raise UserError(f"--dataset {data.name}: {options.synthetic} was made from {len(labels)} of its classes; "
                             "name a --data_path that has these alone")

@@ -29,7 +29,7 @@ from utils.data import RealData, sources
 from utils.distill import initial_images
 from utils.draws import Draws
 from utils.options import as_path, build_parser, new_parser, replaced, whole_number
-from utils.run_files import is_finished, losses_path, metrics_path, options_path, picture_path, set_path, undamaged
+from utils.run_files import data_name, is_finished, losses_path, metrics_path, options_path, picture_path, set_path, undamaged
 from utils.summary import table_cell
 from utils.system import files, logs, memory
 from utils.system.errors import UserError, in_one_line
@@ -107,7 +107,7 @@ class Run:
 
     @property
     def title(self) -> str:
-        return f"{self.options.method} on {self.options.dataset}, IPC {self.options.ipc}"
+        return f"{self.options.method} on {data_name(self.options)}, IPC {self.options.ipc}"
 
     def unfinished(self) -> str:
         """Where an unfinished run stands, else nothing."""
@@ -141,7 +141,7 @@ class Run:
             best = [a for end in last for line in own for a in line["accuracies"]
                     if (line["experiment"], line["iteration"]) == (end["experiment"], end["best_iteration"])]
             rows.append({
-                "dataset": options.dataset, "method": options.method, "ipc": str(options.ipc), "network": network,
+                "dataset": data_name(options), "method": options.method, "ipc": str(options.ipc), "network": network,
                 "formation": "2×2 formation" if self.formation == 2 else "",
                 "iterations": f"{options.Iteration:,}" if options.Iteration else "none",
                 "accuracy": table_cell(values), "networks": f"{len(values)} network{'s' * (len(values) > 1)}",
@@ -186,7 +186,7 @@ def find_runs(options) -> list[Run]:
     if not runs:
         raise UserError(f"{' '.join(map(str, options.folders))}: no run with an evaluated set; give what a run left in "
                         "--save_path")
-    return sorted(runs.values(), key=lambda run: (run.options.dataset, run.options.ipc))
+    return sorted(runs.values(), key=lambda run: (data_name(run.options), run.options.ipc))
 
 
 def duration(seconds: float) -> str:
@@ -378,7 +378,7 @@ def write(sections: list[dict], target: Path) -> None:
                                    autoescape=jinja2.select_autoescape(["html"]), undefined=jinja2.StrictUndefined,
                                    trim_blocks=True, lstrip_blocks=True)
     templates.filters |= {"strip": strip, "markdown": markdown, "svg": figures.svg}
-    datasets = ", ".join(dict.fromkeys(part["run"].options.dataset for part in sections))
+    datasets = ", ".join(dict.fromkeys(data_name(part["run"].options) for part in sections))
     for name in ("report.html", "report.md"):
         text = templates.get_template(name).render(sections=sections, title=f"Distilled sets: {datasets}",
                                                    date=time.strftime("%Y-%m-%d"), open_classes=OPEN_CLASSES,

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import augment, evaluation, methods, networks
+from . import augment, evaluation, methods, networks, run_files
 from .data import sources
 from .networks import batches
 from .system import memory
@@ -94,6 +94,31 @@ def checkpoint_to_resume(text: str) -> str:
     return text if text == "auto" else str(as_path(text))
 
 
+class _Imported(argparse.Action):
+    """--dataset: imports module:source, for the command line alone; a default, which may come from a file, is not."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        try:
+            sources.imported(values)
+        except UserError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
+        setattr(namespace, self.dest, values)
+
+
+def give_name(parser: Parser, options: argparse.Namespace, folder_of: Callable[[argparse.Namespace], Path] | None = None):
+    """Fills in --name for one's own data; ends the program where a data set has a name already.
+
+    folder_of: the folder of such options; where one is there from before data had names, they stay "folder".
+    """
+    usual = sources.own_name(options.dataset, options.data_path)
+    if usual is None and options.name:
+        parser.error(f"--name {options.name}: {options.dataset} has its name; leave it out")
+    before = replaced(options, name="folder")
+    if options.dataset == "folder" and not options.name and folder_of and folder_of(before).is_dir():
+        usual = "folder"
+    options.name = options.name or usual
+
+
 def check_pool_network(name: str) -> None:
     """UserError or ValueError for a network that images cannot be matched on."""
     if networks.check_name(name) not in networks.CONVNETS:
@@ -147,7 +172,11 @@ def _add_task(parser: Parser):
 def add_data(parser: Parser):
     """The flags of what is read and computed on, shared with evaluate.py."""
     flag = parser.add_argument_group("data and machine").add_argument
-    flag("--dataset", type=accepted_by(sources.find), default="MNIST", help="data set")
+    flag("--dataset", type=accepted_by(sources.check_form), action=_Imported, default="MNIST",
+         help=f"{', '.join(sources.SOURCES)}, or your own Source as module:source")
+    flag("--name", type=accepted_by(sources.check_own_name),
+         help="what your own data are called in names of files, tables, cards and reports; None: as their folder or "
+              "source")
     flag("--data_path", type=as_path, default="data",
          help="folder of the data sets; images in <data_path>/<dataset>/{train,test}/<class>/ are taken in "
               "place of the published files, and what is missing is downloaded")
@@ -328,6 +357,7 @@ def parse_options(description: str, arguments: list[str] | None = None,
     parser.set_defaults(**method.defaults | defaults | (by_method or {}).get(name, {}) | method.recipe)
     options = parser.parse_args(arguments)
     _check(parser, options, method)
+    give_name(parser, options, run_files.run_folder)
     drop_dead_flags(parser, options)
     return options
 

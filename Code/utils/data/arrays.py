@@ -37,7 +37,8 @@ class Arrays(NamedTuple):
         if not isinstance(self.class_names, list | tuple) or not all(
                 isinstance(name, str) and name.strip() for name in self.class_names) or (
                 len(set(self.class_names)) < len(self.class_names)):
-            raise ValueError(f"class names {listed(list(self.class_names))[:200]} are not all different names")
+            names = listed(list(self.class_names)) if isinstance(self.class_names, list | tuple) else self.class_names
+            raise ValueError(f"class names {str(names)[:200]} are not all different names")
         for images, labels in ((self.images, self.labels), (self.test_images, self.test_labels)):
             if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] not in (1, 3):
                 raise ValueError(f"its images are {images.dtype} {tuple(images.shape)}, not uint8 (N, C, H, W) with "

@@ -65,7 +65,7 @@ class Table:
         return content
 
     def _read_group(self, file: str, row: int) -> None:
-        opened, start = _open(self.folder / file), 0
+        opened, start = _open(self.folder / file, self.column[file]), 0
         for k in range(opened.num_row_groups):
             rows = range(start, start + opened.metadata.row_group(k).num_rows)
             if row in rows:
@@ -165,8 +165,11 @@ class Table:
         return found
 
 
-def _open(path: Path):
-    """A Parquet file; UserError where it is damaged, unfolds to too much, or pyarrow is not there."""
+def _open(path: Path, images: str = ""):
+    """A Parquet file; UserError where it is damaged, unfolds to too much, or pyarrow is not there.
+
+    images: the column whose equal values are to stay one value in memory.
+    """
     try:
         import pyarrow
         import pyarrow.parquet
@@ -178,7 +181,7 @@ def _open(path: Path):
                         f"{OLDEST} or later")
     try:
         files.open_regular(path).close()
-        opened = pyarrow.parquet.ParquetFile(path)
+        opened = pyarrow.parquet.ParquetFile(path, read_dictionary=[images, f"{images}.bytes"] if images else None)
         groups = (opened.metadata.row_group(k) for k in range(opened.num_row_groups))
         unfolded, size = sum(group.total_byte_size for group in groups), path.stat().st_size
     except FileNotFoundError:

@@ -97,8 +97,10 @@ class RealData:
 
 def load_data(options) -> RealData:
     """The data set that a command line names, on its device."""
-    return load(options.dataset, options.data_path, devices.find(options.device), options.im_size, options.zca,
+    data = load(options.dataset, options.data_path, devices.find(options.device), options.im_size, options.zca,
                 options.seed, options.validation)
+    data.name = getattr(options, "name", None) or data.name
+    return data
 
 
 def load(name: str, data_path: str | Path, device: torch.device | str = "cpu", im_size: int | None = None,

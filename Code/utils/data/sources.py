@@ -4,6 +4,7 @@ import contextlib
 import io
 import math
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,7 @@ from .class_order import listed
 TINY_TENSORS = "tinyimagenet.pt"
 RETURNED = ("Arrays of uint8 images (N, C, H, W) with int64 labels (N,), for training and testing, and the names of the "
             "classes")
+MOST_LETTERS = 60  # of the name of one's own data
 SVHN_MOST = 100_000  # images; published are 73,257 for training
 
 
@@ -331,6 +333,33 @@ def find(name: str) -> Source:
         own = "; name your own with --dataset" if ":" in name else ", or your own as module:source"
         raise UserError(f"unknown data set {name!r}; known: {', '.join(SOURCES)}{own}")
     return SOURCES[name]
+
+
+def check_form(name: str) -> None:
+    """UserError for what is neither a data set's name nor has the form module:source. Imports nothing."""
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", name):
+        find(name)
+
+
+def own_name(dataset: str, data_path: Path) -> str | None:
+    """What one's own data are called by default: as the folder or the source; None for data sets that have a name."""
+    if ":" not in dataset and dataset != "folder":
+        return None
+    text = dataset.split(":")[-1] if ":" in dataset else Path(os.path.abspath(data_path)).stem
+    name = re.sub(r"[^\w.-]+", "_", text).strip("._-")[:MOST_LETTERS] or "folder"
+    return f"{name}_folder" if _is_published(name) else name
+
+
+def check_own_name(name: str) -> None:
+    """UserError for a name that cannot stand in names of files, or is that of a published data set."""
+    if not re.fullmatch(r"[^\W_][\w.-]*", name) or name.endswith(".") or len(name) > MOST_LETTERS:
+        raise UserError(f"{name[:80]!r} is no plain name; take letters, digits, _ . and -, at most {MOST_LETTERS} in all")
+    if _is_published(name):
+        raise UserError(f"{name} is a published data set; choose another name")
+
+
+def _is_published(name: str) -> bool:
+    return name.casefold() in {known.casefold() for known in class_order.NAMES}
 
 
 def imported(name: str) -> Source:
