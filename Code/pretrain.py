@@ -67,7 +67,8 @@ def _checked(parser, options):
 def folder_name(options) -> str:
     """Of one data set, network, size of images and whitening, whose networks may be used together."""
     size = f"_{options.im_size}px" if options.im_size else ""
-    return f"{run_files.data_name(options)}_{options.model}{size}{'_zca' * options.zca}{'_validation' * options.validation}"
+    name = run_files.data_name(options)
+    return f"{name}_{options.model}{size}{'_zca' * options.zca}{'_validation' * options.validation}"
 
 
 def main() -> None:

@@ -115,7 +115,8 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
     files.write_whole(target, lambda file: file.write(content))
     files.write_json(target.with_suffix(".json"), {
         "set": target.name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content),
-        "dataset": called(meta), **{name: meta[name] for name in ("method", "ipc", "model", "formation", "seed", "iteration")},
+        "dataset": called(meta),
+        **{name: meta[name] for name in ("method", "ipc", "model", "formation", "seed", "iteration")},
         "note": note, "command": command, **about, "chosen": meta["chosen"],
         "accuracies of its run": saved["accs_all_exps"],
         "evaluated by": shared_command(["evaluate.py", "--synthetic", from_code(target), *flags]),

@@ -29,7 +29,16 @@ from utils.data import RealData, sources
 from utils.distill import initial_images
 from utils.draws import Draws
 from utils.options import as_path, build_parser, new_parser, replaced, whole_number
-from utils.run_files import data_name, is_finished, losses_path, metrics_path, options_path, picture_path, set_path, undamaged
+from utils.run_files import (
+    data_name,
+    is_finished,
+    losses_path,
+    metrics_path,
+    options_path,
+    picture_path,
+    set_path,
+    undamaged,
+)
 from utils.summary import table_cell
 from utils.system import files, logs, memory
 from utils.system.errors import UserError, in_one_line

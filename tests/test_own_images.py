@@ -63,21 +63,20 @@ def own_module(tmp_path, monkeypatch):
 
 def test_own_source_in_every_script(own_module):
     own = ["--dataset", "own_shapes:shapes", "--save_path", own_module / "result", "--device", "cpu"]
-    short = [word for word in SHORT if word not in ("--num_exp", "1")]
     call_script(str(CODE / "BACON_mnist.py"), *TINY, *own, cwd=own_module)
     path = own_module / "result" / "res_BACON_shapes_ConvNetW32_1ipc.pt"
     assert storage.load(path)["meta"]["dataset"] == "own_shapes:shapes"
     done = call_script(str(CODE / "evaluate.py"), "--synthetic", path, *own, "--num_eval", 1, "--epoch_eval_train", 0,
                        cwd=own_module)
     assert "ConvNetW32" in done.stdout
-    call_script(str(CODE / "pretrain.py"), *own[:2], "--save_path", own_module / "networks", "--networks", 1, "--steps", 2,
-                "--stages", 2, "--model", "ConvNetW32", "--trained_bs", 8, cwd=own_module)
+    call_script(str(CODE / "pretrain.py"), *own[:2], "--save_path", own_module / "networks", "--networks", 1, "--steps",
+                2, "--stages", 2, "--model", "ConvNetW32", "--trained_bs", 8, cwd=own_module)
     assert (own_module / "networks" / "shapes_ConvNetW32" / "network_000.pt").is_file()
-    done = call_script(str(CODE / "compare.py"), *own[:2], "--save_path", own_module / "compared", "--methods", "random",
-                       "--ipcs", 1, *short, "--Iteration", 0, cwd=own_module)
+    done = call_script(str(CODE / "compare.py"), *own[:2], "--save_path", own_module / "compared", "--methods",
+                       "random", "--ipcs", 1, *SHORT, "--Iteration", 0, cwd=own_module)
     assert "| shapes |" in done.stdout
-    report = call_script(str(CODE / "report.py"), own_module / "result", "--quick", "--save_path", own_module / "report",
-                         cwd=own_module)
+    report = call_script(str(CODE / "report.py"), own_module / "result", "--quick", "--save_path",
+                         own_module / "report", cwd=own_module)
     assert report.returncode == 0 and "shapes" in (own_module / "report" / "report.md").read_text()
 
 
@@ -106,7 +105,8 @@ def test_no_run_can_name_a_module_that_is_imported(own_module):
 
 
 @pytest.mark.parametrize("name, named", [("own_shapes:nothing", "cannot import"), ("nowhere:shapes", "cannot import"),
-                                         ("own_shapes:read", "is function, not a Source"), ("a b:c", "unknown data set")])
+                                         ("own_shapes:read", "is function, not a Source"),
+                                         ("a b:c", "unknown data set")])
 def test_name_that_is_no_source(name, named, own_module):
     done = call_script(str(CODE / "BACON_mnist.py"), "--dataset", name, cwd=own_module, expect=2)
     assert named in done.stderr and len(done.stderr.splitlines()) == 1
@@ -120,7 +120,8 @@ RIGHT = (IMAGES, LABELS, IMAGES[:2], LABELS[:2], ["a", "b"])
     (0, IMAGES.float(), r"torch\.float32 \(8, 1, 4, 4\), not uint8"), (0, IMAGES.numpy(), "images are of type ndarray"),
     (0, IMAGES.permute(0, 2, 3, 1), r"\(4, 4, 1\), not"), (0, IMAGES[:, 0], r"\(8, 4, 4\), not uint8"),
     (0, IMAGES.repeat(1, 2, 1, 1), r"\(2, 4, 4\), not"), (2, IMAGES[:2, :, :2, :2], r"\(1, 2, 2\), not"),
-    (1, LABELS[:, None], r"int64 \(8, 1\), not int64 \(N,\)"), (1, LABELS.float(), "float32"), (1, LABELS[1:], "7 labels"),
+    (1, LABELS[:, None], r"int64 \(8, 1\), not int64 \(N,\)"), (1, LABELS.float(), "float32"),
+    (1, LABELS[1:], "7 labels"),
     (1, LABELS + 1, "labels 1, 2 in 2 classes"), (1, LABELS * 0, "no training images of b"),
     (4, ["a", "a"], "not all different"), (4, "ab", "class names ab are"), (4, None, "class names")])
 def test_what_an_own_source_returns_is_checked(place, wrong, named, monkeypatch):
@@ -151,7 +152,8 @@ def test_what_reads_a_source_may_return_no_arrays(monkeypatch):
 
 @pytest.mark.parametrize("dataset, path, name", [
     ("folder", "a/my flowers", "my_flowers"), ("folder", "pictures.npz", "pictures"), ("folder", "--x/..;", "folder"),
-    ("folder", "MNIST", "MNIST_folder"), ("folder", "日本", "日本"), ("own:shapes", "data", "shapes"), ("MNIST", "data", None),
+    ("folder", "MNIST", "MNIST_folder"), ("folder", "日本", "日本"), ("own:shapes", "data", "shapes"),
+    ("MNIST", "data", None),
     ("folder", "x" * 300, "x" * 60)])
 def test_own_data_are_called_as_their_folder_or_source(dataset, path, name):
     assert sources.own_name(dataset, Path(path)) == name

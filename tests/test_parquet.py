@@ -26,7 +26,7 @@ def encoded(array, kind="PNG"):
 
 
 def write(path, images, labels, image="image", label="label", names=NAMES, features=None, rows=4, how=None, **more):
-    """Images (N, H, W, C) or encoded ones, in row groups of a few, with the metadata that the library `datasets` writes."""
+    """Images (N, H, W, C) or encoded ones, in small row groups, with the metadata of the library `datasets`."""
     import pyarrow.parquet
 
     contents = [one if isinstance(one, bytes | None) else encoded(one) for one in images]
@@ -68,7 +68,7 @@ def test_several_files_in_order_and_by_several_processes(tmp_path, monkeypatch):
     monkeypatch.setattr(image_files, "BATCH_BYTES", 8 * 8 * 3 * 7)
     assert same(image_files.decode(table, names, 3, 8), images)
     (tmp_path / "train-00001-of-00003.parquet").unlink()
-    with pytest.raises(UserError, match="of the 3 files train-00000-of-00003.parquet ... 2 are there"):
+    with pytest.raises(UserError, match=r"of the 3 files train-00000-of-00003\.parquet \.\.\. 2 are there"):
         data.load("folder", tmp_path, im_size=8)
 
 

@@ -105,7 +105,8 @@ class _Imported(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def give_name(parser: Parser, options: argparse.Namespace, folder_of: Callable[[argparse.Namespace], Path] | None = None):
+def give_name(parser: Parser, options: argparse.Namespace,
+              folder_of: Callable[[argparse.Namespace], Path] | None = None) -> None:
     """Fills in --name for one's own data; ends the program where a data set has a name already.
 
     folder_of: the folder of such options; where one is there from before data had names, they stay "folder".

@@ -252,7 +252,8 @@ def list_tiny_imagenet(tree: Tree) -> Listing:
     wnids = sorted(set(folders))
     odd = [wnid for wnid in wnids if not re.fullmatch(r"n[0-9]{8}", wnid)]
     if odd or not wnids:
-        raise UserError(f"no images in train/<wnid>/, as published, but in {class_order.listed(odd) or 'no class'}; {ANEW}")
+        where = f", but in {class_order.listed(odd)}" if odd else ""
+        raise UserError(f"no images in train/<wnid>/, as published{where}; {ANEW}")
     index = {wnid: k for k, wnid in enumerate(wnids)}
     train = [(name, index[wnid]) for name, wnid in zip(names, folders, strict=True)]
     test = _tiny_validation(tree, index)

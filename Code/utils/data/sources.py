@@ -26,8 +26,8 @@ from .arrays import Arrays, read_npz
 from .class_order import listed
 
 TINY_TENSORS = "tinyimagenet.pt"
-RETURNED = ("Arrays of uint8 images (N, C, H, W) with int64 labels (N,), for training and testing, and the names of the "
-            "classes")
+RETURNED = ("Arrays of uint8 images (N, C, H, W) with int64 labels (N,), for training and testing, and the names of "
+            "the classes")
 MOST_LETTERS = 60  # of the name of one's own data
 SVHN_MOST = 100_000  # images; published are 73,257 for training
 
@@ -242,8 +242,8 @@ def refuse_empty_classes(data_path: Path, arrays: Arrays) -> None:
     counts = torch.bincount(arrays.labels, minlength=len(arrays.class_names)).tolist()
     lacks = [name for name, count in zip(arrays.class_names, counts, strict=True) if not count]
     if lacks:
-        raise UserError(f"--data_path {data_path}: no training images of {listed(lacks)}: {len(lacks)} of {len(counts)} "
-                        "classes; add images, or leave these classes out")
+        raise UserError(f"--data_path {data_path}: no training images of {listed(lacks)}: {len(lacks)} of "
+                        f"{len(counts)} classes; add images, or leave these classes out")
 
 
 def say_untested(arrays: Arrays) -> None:
@@ -353,7 +353,7 @@ def own_name(dataset: str, data_path: Path) -> str | None:
 def check_own_name(name: str) -> None:
     """UserError for a name that cannot stand in names of files, or is that of a published data set."""
     if not re.fullmatch(r"[^\W_][\w.-]*", name) or name.endswith(".") or len(name) > MOST_LETTERS:
-        raise UserError(f"{name[:80]!r} is no plain name; take letters, digits, _ . and -, at most {MOST_LETTERS} in all")
+        raise UserError(f"{name[:80]!r} is no plain name; take at most {MOST_LETTERS} letters, digits and _ . -")
     if _is_published(name):
         raise UserError(f"{name} is a published data set; choose another name")
 
