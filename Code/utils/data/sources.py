@@ -91,7 +91,8 @@ class Source:
                             "another folder") from None
         except Exception as error:  # torchvision, SciPy and pickle raise many kinds
             if is_out_of_memory(error) and str(error):  # that of a damaged pickle has no words
-                raise
+                raise UserError(f"--data_path {data_path}: its files need more memory than there is ({reason(error)}); "
+                                "free some, or bring fewer or smaller images") from None
             raise UserError(f"--data_path {data_path}: cannot load {name} ({reason(error)}); put the whole, undamaged "
                             f"files {', '.join(self.files)} there, or delete those that are damaged and connect to "
                             "the internet, from where missing ones come") from None
