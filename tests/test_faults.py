@@ -243,6 +243,11 @@ def test_names_do_not_forge_lines_of_output(tmp_path):
         assert line.startswith("BACON_digits.py: error: ") and line.isprintable() and "\\x1b[2J" in line
 
 
+def test_names_do_not_move_the_cursor_in_ordinary_lines(tmp_path):
+    output = children.run(tmp_path, *FLAGS, "--save_path", "\x1b[2J\u202eü").output()
+    assert f"run: \\x1b[2J\\u202eü/{RUN}" in output and "\x1b" not in output
+
+
 def test_a_file_that_cannot_be_removed_is_one_line(tmp_path, monkeypatch):
     """Such as where the disk has become read-only."""
     def refuse(*_, **__):

@@ -1,7 +1,7 @@
 """Every reader on truncated, bit-flipped and random files: a UserError in one line, or images; nothing else.
 
-INPUTS files for each reader (MORE_INPUTS in the slow mode), from one seed, so that a failure comes again. Nothing in a file is run: the
-readers of pickles refuse every name that is not on their list (test_sources.py, test_evaluate.py).
+INPUTS files for each reader (MORE_INPUTS in the slow mode), from one seed, so that a failure comes again. Nothing in a
+file is run: the readers of pickles refuse every name that is not on their list (test_sources.py, test_evaluate.py).
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import time
 import urllib.request
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from PIL import Image
 
 import formats
 from utils import data, pictures, storage
-from utils.data import image_files
+from utils.data import image_files, sources
 from utils.system.errors import UserError
 
 INPUTS, MORE_INPUTS = 500, 2000
@@ -275,6 +276,14 @@ def test_a_cache_of_somebody_else_is_made_anew(tmp_path):
     torch.save(content, cache)
     os.chown(cache, 1234, 1234)
     assert data.load("folder", tmp_path / "mine", im_size=8).checksum() == before.checksum()
+
+
+def test_memory_that_files_lack_is_said_as_such(monkeypatch):
+    """No smaller batch would help."""
+    source = replace(sources.SOURCES["digits"], read=lambda *_: torch.empty(10**16, dtype=torch.uint8))
+    monkeypatch.setitem(sources.SOURCES, "digits", source)
+    words = measured(lambda: data.load("digits", "here"))
+    assert words.startswith("--data_path here: its files need more memory than there is") and "max_batch" not in words
 
 
 def test_zip_entries_stay_inside(tmp_path):
