@@ -49,7 +49,7 @@ def parse() -> tuple[Namespace, dict]:
                        help="with --fair, of a set with soft labels: folder of networks that pretrain.py trained, "
                             "which give random images theirs")
     group.add_argument("--soft_stages", type=whole_number(0), nargs="+", metavar="STEPS",
-                       help="with --pool: networks after so many steps; None: all that are kept")
+                       help="with --pool: networks after so many steps (default: all that are kept)")
     add_protocol(parser)
     first = parser.parse_args()
     path = first.synthetic
