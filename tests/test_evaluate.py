@@ -12,10 +12,10 @@ import pytest
 import torch
 from torchvision.utils import save_image
 
-import evaluate
 import formats
 from conftest import TINY, call_script, run_script
 from utils import evaluation, fair, storage
+from utils.commands import evaluate
 from utils.data import load
 from utils.distill import Distillation, initial_images
 from utils.draws import Draws

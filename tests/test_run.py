@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+import time
 from argparse import Namespace
 
 import pytest
@@ -13,7 +14,7 @@ from torchvision.utils import save_image
 
 import utils
 from conftest import CODE, ROOT, TINY, call_script, run_script
-from utils import storage
+from utils import experiment, options, storage
 from utils.distill import Distillation
 from utils.system import files
 from utils.system.errors import UserError
@@ -52,18 +53,35 @@ def test_saved_set_is_as_promised(result):
     assert (meta["formation"], meta["iteration"], meta["dataset"]) == (2, [2, 2], "digits")
 
 
+def test_seconds_of_a_set_are_without_its_evaluation(tmp_path, monkeypatch):
+    evaluate = experiment.evaluate_set
+
+    def slowly(*arguments):
+        time.sleep(whole)
+        return evaluate(*arguments)
+
+    flags = [*TINY, "--eval_interval", "2", "--dataset", "digits", "--no_compile", "--save_path", str(tmp_path)]
+    begun = time.monotonic()
+    experiment.run(options.parse_options("", flags))
+    whole = time.monotonic() - begun  # of a run without this, data and evaluation included
+    monkeypatch.setattr(experiment, "evaluate_set", slowly)
+    experiment.run(options.parse_options("", [*flags, "--seed", "1", "--save_path", str(tmp_path / "slow")]))
+    lines = files.read_json_lines(next((tmp_path / "slow").glob("*/metrics.jsonl")))
+    assert [line["seconds"] < whole for line in lines] == [True]
+
+
 def test_metrics_and_options_of_a_run(result):
     folder, printed = result
     lines = files.read_json_lines(folder / RUN / "metrics.jsonl")
     assert [(line["experiment"], line["iteration"]) for line in lines] == [(0, 1), (0, 2), (1, 1), (1, 2)]
     record, best = (storage.load(folder / f"res_{RUN}{kind}.pt") for kind in ("", "_best"))
-    for experiment in (0, 1):
-        own = [line for line in lines if line["experiment"] == experiment]
-        slots = slice(2 * experiment, 2 * experiment + 2)
+    for number in (0, 1):
+        own = [line for line in lines if line["experiment"] == number]
+        slots = slice(2 * number, 2 * number + 2)
         assert record["accs_all_exps"]["ConvNetW32"][slots] == own[-1]["accuracies"]
         top = max(own, key=lambda line: line["mean"])
         assert best["accs_all_exps"]["ConvNetW32"][slots] == top["accuracies"]
-        assert best["meta"]["iteration"][experiment] == own[-1]["best_iteration"]
+        assert best["meta"]["iteration"][number] == own[-1]["best_iteration"]
     saved = json.loads((folder / RUN / "options.json").read_text())
     assert saved["options"]["ipc"] == 2 and saved["versions"]["torch"] == torch.__version__
     mean = 100 * sum(record["accs_all_exps"]["ConvNetW32"]) / 4

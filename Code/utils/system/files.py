@@ -5,16 +5,21 @@ Where several processes share a run, the first one writes its files.
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import secrets
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from . import distributed
-from .errors import UserError
+from .errors import UserError, reason
+
+NO_LOCKS = errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP  # of file systems without them
+NO_LINK, NO_WAIT = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)  # which Windows lacks, and needs not
 
 
 @distributed.main_process_only
@@ -52,17 +57,40 @@ def locked(folder: Path):
     if distributed.rank() > 0:
         yield
         return
-    with writing(folder / "lock"):
-        file = open_to_append(folder / "lock")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with lock(folder / "lock") as held:
+        if not held:
             raise UserError(f"--save_path: another run is writing to {folder}; wait for its end or choose another "
-                            "folder") from None
-        except OSError as error:
-            print(f"note: {folder} cannot be locked ({error.strerror}); start only one run there", flush=True)
+                            "folder")
         yield
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[bool]:
+    """Holds the system's lock on a file; False where another process holds it. A line where the system has no locks.
+
+    Raises UserError where the file cannot be written, and where it is a link, which would lead out of its folder.
+    """
+    guard = FileLock(path, timeout=0)
+    with writing(path):
+        held = _acquired(guard, path)
+    try:
+        yield held
+    finally:
+        guard.release()
+
+
+def _acquired(guard: FileLock, path: Path) -> bool:
+    try:
+        if path.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        guard.acquire()
+    except Timeout:
+        return False
+    except (OSError, NotImplementedError) as error:  # the latter is filelock's word for the former
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            raise
+        print(f"note: {path.parent} cannot be locked ({reason(error)}); start only one run there", flush=True)
+    return True
 
 
 @distributed.main_process_only
@@ -104,7 +132,7 @@ def write_json(path: Path, content: dict) -> None:
 
 def open_to_append(path: Path):
     """A file to append to; OSError where it is a link, which would lead out of its folder, or no regular file."""
-    return open(path, "a", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666))
+    return open(path, "a", opener=lambda name, flags: os.open(name, flags | NO_LINK | NO_WAIT, 0o666))
 
 
 def append_json(path: Path, content: dict) -> None:
@@ -127,7 +155,7 @@ def open_regular(path: Path):
 
 
 def _open_regular(path: str, flags: int) -> int:
-    handle = os.open(path, flags | os.O_NONBLOCK)
+    handle = os.open(path, flags | NO_WAIT)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OSError(errno.ENODEV, "not a regular file", path)

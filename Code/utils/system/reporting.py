@@ -7,7 +7,7 @@ from pathlib import Path
 
 from . import distributed, logs
 from .errors import UserError, in_one_line
-from .signals import Stopped, ending_on_sigterm
+from .signals import Stopped, ending_on_sigterm, resume_command
 
 
 @contextlib.contextmanager
@@ -38,7 +38,8 @@ def _ended_in_one_line():
         sys.exit(error.exit_code)
     except Stopped as stopped:
         if distributed.rank() == 0:
-            print(f"{name}: {in_one_line(stopped)}", file=sys.stderr, flush=True)
+            again = in_one_line(resume_command())
+            print(f"{name}: {stopped}; continue with: {again}", file=sys.stderr, flush=True)
         sys.exit(stopped.exit_code)
     except KeyboardInterrupt:  # where no `Interrupts` notes it
         print(f"{name}: stopped by Ctrl-C", file=sys.stderr, flush=True)
