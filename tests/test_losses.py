@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils import losses
+from utils import losses, methods
 
 FIGURES = json.loads((Path(__file__).parent / "figures" / "losses.json").read_text())
 LOSSES = {
@@ -80,21 +80,83 @@ def test_clip_on_embeddings_leaves_dead_features_out():
     assert gradient.isfinite().all() and (gradient[:, 12:] == 0).all()
 
 
-@pytest.mark.parametrize("name", LOSSES)
+OF_DISTRIBUTIONS = {"maximum_mean_discrepancy": losses.maximum_mean_discrepancy,
+                    "characteristic_function": losses.characteristic_function}
+
+
+@pytest.mark.parametrize("name", [*LOSSES, *OF_DISTRIBUTIONS])
 def test_batched_over_classes(name):
+    loss = (LOSSES | OF_DISTRIBUTIONS)[name]
     torch.manual_seed(0)
     z_syn, z_real = torch.randn(5, 3, 16, dtype=torch.float64), torch.randn(5, 8, 16, dtype=torch.float64)
-    one_by_one = torch.stack([LOSSES[name](s, r) for s, r in zip(z_syn, z_real, strict=True)])
-    torch.testing.assert_close(LOSSES[name](z_syn, z_real), one_by_one, rtol=1e-12, atol=1e-12)
+    one_by_one = torch.stack([loss(s, r) for s, r in zip(z_syn, z_real, strict=True)])
+    torch.testing.assert_close(loss(z_syn, z_real), one_by_one, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["total_variation", "negative_log_likelihood", "clip_embedding", "mean_matching"])
+def pairs_of(z_syn, z_real):
+    """Two lists of embeddings and the mean squared distance over all pairs of different ones."""
+    both = [*z_syn, *z_real]
+    distances = [((x - y) ** 2).sum() for i, x in enumerate(both) for j, y in enumerate(both) if i != j]
+    return list(z_syn), list(z_real), sum(distances) / len(distances)
+
+
+def test_maximum_mean_discrepancy_is_its_definition():
+    rng = np.random.default_rng(0)
+    z_syn, z_real = rng.standard_normal((4, 7)), 1 + rng.standard_normal((6, 7))
+    syn, real, mean = pairs_of(z_syn, z_real)
+
+    def kernel(x, y):
+        return sum(np.exp(-((x - y) ** 2).sum() / (b * mean)) for b in (1 / 4, 1 / 2, 1, 2, 4))
+
+    def average(first, second):
+        return sum(kernel(x, y) for x in first for y in second) / (len(first) * len(second))
+
+    expected = average(syn, syn) + average(real, real) - 2 * average(syn, real)
+    found = losses.maximum_mean_discrepancy(torch.from_numpy(z_syn), torch.from_numpy(z_real))
+    assert found.item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_characteristic_function_is_its_definition():
+    """Amplitude and phase as NCFM has them: (|a| - |b|)^2 + 2 (|a| |b| - Re(a b*)) is |a - b|^2."""
+    rng = np.random.default_rng(0)
+    z_syn, z_real = rng.standard_normal((4, 7)), 1 + rng.standard_normal((6, 7))
+    syn, real, mean = pairs_of(z_syn, z_real)
+    drawn = torch.randn(7, 1024, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).numpy().T
+    expected = []
+    for t in drawn * np.sqrt(2 / mean):
+        a, b = (np.mean([np.exp(1j * t @ z) for z in side]) for side in (syn, real))
+        amplitude, phase = (abs(a) - abs(b)) ** 2, 2 * (abs(a) * abs(b) - (a * b.conjugate()).real)
+        expected.append(np.sqrt(amplitude + phase))
+    found = losses.characteristic_function(torch.from_numpy(z_syn), torch.from_numpy(z_real))
+    assert found.item() == pytest.approx(np.mean(expected), rel=1e-10)
+
+
+@pytest.mark.parametrize("name", OF_DISTRIBUTIONS)
+def test_distances_of_distributions_end_at_equality(name):
+    """Equal embeddings have distance 0 and a finite gradient; so have embeddings that are all one point."""
+    z = torch.randn(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for syn, real in ((z, z.repeat(2, 1)), (torch.ones(3, 6), torch.ones(4, 6))):
+        value, gradient = value_and_gradient(OF_DISTRIBUTIONS[name], syn, real)
+        assert value == pytest.approx(0, abs=1e-6) and gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("method, name", [("MMD", "maximum_mean_discrepancy"), ("CF", "characteristic_function")])
+def test_their_methods(method, name):
+    z_syn, z_real = torch.randn(2, 3, 6), torch.randn(2, 5, 6)
+    value, = methods.METHODS[method].objective(z_syn, z_real, None).values()
+    torch.testing.assert_close(value, OF_DISTRIBUTIONS[name](z_syn, z_real))
+
+
+@pytest.mark.parametrize("name", ["total_variation", "negative_log_likelihood", "clip_embedding", "mean_matching",
+                                  *OF_DISTRIBUTIONS])
 def test_gradient_is_that_of_finite_differences(name):
+    loss = (LOSSES | OF_DISTRIBUTIONS)[name]
     torch.manual_seed(0)
     z_syn = torch.randn(3, 6, dtype=torch.float64, requires_grad=True)
     z_real = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda s: LOSSES[name](s, z_real), z_syn)
-    LOSSES[name](z_syn, z_real).backward()
+    if name not in OF_DISTRIBUTIONS:  # in which d, a mean of the synthetic embeddings too, counts as a constant
+        assert torch.autograd.gradcheck(lambda s: loss(s, z_real), z_syn)
+    loss(z_syn, z_real).backward()
     assert z_real.grad is None, "the real embeddings are constants"
 
 

@@ -13,7 +13,7 @@ import children
 from conftest import ROOT, SHORT, TINY, call_script
 from formats import Payload
 from test_distributed import start_ranks
-from utils import checkpoint, networks, options, pretrained, storage
+from utils import checkpoint, methods, networks, options, pretrained, storage
 from utils.data import load
 from utils.distill import Distillation
 from utils.reference import PretrainedLoop
@@ -363,6 +363,25 @@ def test_compare_leaves_dm_its_fresh_networks(older, tmp_path):
     done = call_script("compare.py", "--dataset", "digits", "--methods", "DM", "BACON", "--ipcs", 1, *SHORT,
                        "--num_eval", 1, "--pool", older, "--pool_stages", 40, "--save_path", tmp_path)
     assert "| DM |" in done.stdout and "| BACON |" in done.stdout
+
+
+def test_fast_bacon_is_bacon_with_its_recipe(older, tmp_path):
+    """The same images, to the bit, as BACON with the flags of the recipe; a flag that is given comes before it."""
+    shared = ["--pool", older, *TINY, "--num_eval", 1, "--Iteration", 3, "--save_path", tmp_path]
+    call_script("BACON_digits.py", "--method", "FastBACON", *shared)
+    recipe = methods.METHODS["FastBACON"].recipe | {"Iteration": 3, "dsa_strategy": "color_crop_cutout_scale_rotate"}
+    flags = [word for name, value in recipe.items()
+             for word in ([f"--{'no_' * (not value)}{name}"] if isinstance(value, bool) else [f"--{name}", value])]
+    call_script("BACON_digits.py", "--method", "BACON", *shared, *flags)
+    fast, flagged = (storage.load(tmp_path / f"res_{method}_digits_ConvNetW32_1ipc.pt")
+                     for method in ("FastBACON", "BACON"))
+    assert torch.equal(fast["data"][0][0], flagged["data"][0][0]) and fast["meta"]["options"]["sigma"] == "std"
+    assert fast["meta"]["method"] == "FastBACON" and fast["meta"]["iteration"] == [3]
+
+
+def test_fast_bacon_wants_networks():
+    error, = call_script("BACON_mnist.py", "--method", "FastBACON", expect=2).stderr.splitlines()
+    assert "pretrain.py --dataset MNIST --model ConvNet, and name their folder with --pool" in error
 
 
 def test_published_options_are_as_without_this(make_options):

@@ -220,8 +220,10 @@ def test_command_that_continues_a_continued_run_is_the_same(monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", ["python3", "BACON_digits.py", "--save_path", "my sets"])
     command = signals.resume_command()
     assert command == "python3 BACON_digits.py --save_path 'my sets' --resume auto"
-    monkeypatch.setattr(sys, "orig_argv", shlex.split(command))
-    assert signals.resume_command() == command
+    for again in (shlex.split(command), ["python3", "BACON_digits.py", "--resume", "auto", "--save_path", "my sets"],
+                  ["python3", "BACON_digits.py", "--resume=there/checkpoint.ckpt", "--save_path", "my sets"]):
+        monkeypatch.setattr(sys, "orig_argv", again)
+        assert signals.resume_command() == command
 
 
 def copy(killed, tmp_path):

@@ -59,10 +59,10 @@ def check(data: RealData, options):
         if fewest < min(max(data.class_sizes), options.batch_real):
             raise UserError(f"--model {options.model}: batch normalisation needs as many real images of each class, "
                             f"and the smallest has {fewest}; choose --batch_real {fewest}")
-    if options.method == "BACON" and fewest < 2:
+    if methods.find(options.method).objective is methods.bacon and fewest < 2:
         name = data.class_names[int(np.argmin(data.class_sizes))]
-        raise UserError(f"--method BACON: class {name!r} of {data.name} has one training image, of which there is no "
-                        "standard deviation; add images, or choose another method")
+        raise UserError(f"--method {options.method}: class {name!r} of {data.name} has one training image, of which "
+                        "there is no standard deviation; add images, or choose another method")
 
 
 def initial_images(data: RealData, draws: Draws, ipc: int, init: str = "real", aug: bool = False) -> Tensor:

@@ -123,11 +123,12 @@ def distil(experiment: int, record: Record, interrupts: Interrupts, forecast: Fo
         for iteration in range(first, options.Iteration + 1):
             if is_evaluated(options, iteration) and not record.has(experiment, iteration):
                 distillation.check_finite()
+                took = seconds()
                 try:
                     with progress.paused():
                         started = time.monotonic()
                         record.add(evaluate_set(distillation, iteration, record.models, interrupts.check), experiment,
-                                   seconds())
+                                   took)
                         forecast.evaluated(experiment, iteration, time.monotonic() - started)
                 except Exception:  # such as a signal or too little memory
                     if not record.has(experiment, iteration):

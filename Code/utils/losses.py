@@ -2,7 +2,8 @@
 
 Every loss takes `z_syn` (N, D) and `z_real` (M, D) and returns a scalar, or takes one more leading
 dimension, (C, N, D) and (C, M, D), and returns one value for each of the C classes, (C,). The real
-embeddings are constants; gradients flow to `z_syn` through its column means only.
+embeddings are constants. All but the last two compare the means alone, so that the gradient of every row of `z_syn`
+is the same.
 """
 
 import math
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 
 LEAST_SIGMA = 0.1
+BANDWIDTHS = 0.25, 0.5, 1.0, 2.0, 4.0  # of the Gaussian kernels, times the mean squared distance
+FREQUENCIES = 1024  # at which characteristic functions are compared
 
 
 def _mean_difference(z_syn: Tensor, z_real: Tensor) -> Tensor:
@@ -89,3 +92,39 @@ def mean_matching(z_syn: Tensor, z_real: Tensor) -> Tensor:
     Source: DM (Zhao and Bilen, arXiv 2110.04181), eq. 5; IDM (Zhao et al., CVPR 2023).
     """
     return _mean_difference(z_syn, z_real).square().sum(dim=-1)
+
+
+def _squared_distances(z_syn: Tensor, z_real: Tensor) -> tuple[Tensor, Tensor]:
+    """Between all N + M embeddings, (..., N + M, N + M), and their mean over different ones, a constant (..., 1, 1)."""
+    both = torch.cat([z_syn, z_real.detach()], dim=-2)
+    norms, count = both.square().sum(dim=-1), both.shape[-2]
+    squared = (norms.unsqueeze(-1) + norms.unsqueeze(-2) - 2 * both @ both.mT).clamp(min=0)
+    mean = squared.detach().sum(dim=(-2, -1), keepdim=True) / (count * (count - 1))
+    return squared, mean.clamp(min=torch.finfo(mean.dtype).tiny)
+
+
+def maximum_mean_discrepancy(z_syn: Tensor, z_real: Tensor) -> Tensor:
+    """Squared maximum mean discrepancy under a sum of Gaussian kernels exp(-|x - y|^2 / b).
+
+    b is each of BANDWIDTHS times the mean squared distance of the embeddings, synthetic and real together.
+    Source: M3D (Zhang et al., arXiv 2312.15927), eq. 8, with its Gaussian kernel.
+    """
+    squared, mean = _squared_distances(z_syn, z_real)
+    kernel = sum(torch.exp(-squared / (factor * mean)) for factor in BANDWIDTHS)
+    syn, real = slice(0, z_syn.shape[-2]), slice(z_syn.shape[-2], None)
+    return (kernel[..., syn, syn].mean(dim=(-2, -1)) + kernel[..., real, real].mean(dim=(-2, -1))
+            - 2 * kernel[..., syn, real].mean(dim=(-2, -1)))
+
+
+def characteristic_function(z_syn: Tensor, z_real: Tensor) -> Tensor:
+    """Mean distance |phi_syn(t) - phi_real(t)| of the characteristic functions phi(t) = mean of exp(i t.z).
+
+    t: FREQUENCIES draws of N(0, 2 / d), always the same ones; d is the mean squared distance of the embeddings.
+    Source: NCFM (Wang et al., arXiv 2502.20653), amplitude and phase in equal parts; there a network learns t.
+    """
+    mean = _squared_distances(z_syn.detach(), z_real)[1]
+    drawn = torch.randn(z_syn.shape[-1], FREQUENCIES, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    t = drawn.to(z_syn) * (2 / mean).sqrt()
+    syn, real = z_syn @ t, z_real.detach() @ t
+    cos, sin = (f(syn).mean(dim=-2) - f(real).mean(dim=-2) for f in (torch.cos, torch.sin))
+    return (cos.square() + sin.square() + torch.finfo(cos.dtype).tiny).sqrt().mean(dim=-1)

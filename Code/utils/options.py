@@ -205,7 +205,7 @@ def _check(parser: Parser, options: argparse.Namespace, method: methods.Method):
                      f"{options.model_train_steps} and --Iteration {options.Iteration} no pool is trained to take them "
                      "from; leave --soft_labels out")
     weights = (options.nll_weight, options.tv_weight, options.clip_weight, options.syn_ce and options.ce_weight)
-    if options.method == "BACON" and not any(weights):
+    if method.objective is methods.bacon and not any(weights):
         parser.error("--nll_weight, --tv_weight, --clip_weight: all are 0, so nothing is optimised; give one a weight")
 
 
@@ -217,6 +217,10 @@ def _check_pool(parser: Parser, options: argparse.Namespace, method: methods.Met
     if options.pool and networks.has_batch_norm(options.model):
         parser.error(f"--model {options.model}: batch normalisation would change the networks of --pool; choose "
                      "another ConvNet variant, or leave --pool out")
+    if method.needs_pool and not options.pool:
+        parser.error(f"--method {options.method}: it matches on networks trained beforehand; make them with "
+                     f"pretrain.py --dataset {options.dataset} --model {options.model}, and name their folder with "
+                     "--pool")
     for name in ("pool_stages", "ce_stages", "soft_stages", "pool_networks"):
         if getattr(options, name) and not options.pool and "pool" not in method.recipe:
             parser.error(f"--{name}: it chooses among networks trained beforehand; name their folder with --pool")

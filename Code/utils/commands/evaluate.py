@@ -79,7 +79,7 @@ def add_protocol(parser: Parser) -> None:
     group.add_argument("--pixels", choices=foreign_sets.UNITS,
                        help="what the values of another project's images are, where that is not clear")
     group.add_argument("--aug", action="store_true", help="its images are 2x2 formations (ours say so themselves)")
-    group.add_argument("--model", type=accepted_by(networks.check_name), default="ConvNet",
+    group.add_argument("--model", type=accepted_by(networks.check_name, networks.NETWORKS), default="ConvNet",
                        help="network of mode S")
     add_data(parser)
     add_evaluation(parser)
@@ -221,7 +221,7 @@ class Evaluator:
               f"{logs.clock(seconds)}{lacks})", flush=True)
         self.results.append({
             "synthetic": str(options.synthetic), "trained_on": trained_on, "accuracies": accuracies, **short,
-            "seconds": round(seconds, 1), **{name: getattr(options, name) for name in PROTOCOL},
+            "seconds": round(seconds, 1), **{name: getattr(options, name) for name in (*PROTOCOL, "validation")},
             "model": model, "date": time.strftime("%Y-%m-%d"), "machine": device.describe(self.data.device)})
         if self.results_path:
             files.append_json(self.results_path, self.results[-1])

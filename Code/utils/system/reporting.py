@@ -21,6 +21,8 @@ def reported(alone: bool = False):
         output = logs.Output(sys.stdout or nowhere, note=errors)
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors), _ended_in_one_line():
             if alone and distributed.started_by_torchrun():
+                if os.environ.get("RANK", "0") != "0":  # the first one says it
+                    sys.exit(UserError.exit_code)
                 raise UserError("torchrun: this script runs in one process alone; start it with python3")
             with ending_on_sigterm():
                 yield

@@ -70,4 +70,6 @@ def resume_command() -> str:
     words = sys.orig_argv
     if distributed.world_size() > 1:
         words = ["torchrun", f"--nproc_per_node={os.environ['LOCAL_WORLD_SIZE']}", *sys.argv]
-    return shlex.join(words if words[-2:] == ["--resume", "auto"] else [*words, "--resume", "auto"])
+    kept = [word for k, word in enumerate(words) if not word.startswith("--resume=")
+            and "--resume" not in (word, words[k - 1] if k else "")]
+    return shlex.join([*kept, "--resume", "auto"])
