@@ -34,7 +34,7 @@ def parse(arguments: list[str] | None = None):
     add_data(parser)
     parser.set_defaults(save_path=as_path("pretrained"))
     flag = parser.add_argument_group("networks").add_argument
-    flag("--model", type=accepted_by(check_pool_network), default="ConvNet", help="ConvNet variant")
+    flag("--model", type=accepted_by(check_pool_network, networks.CONVNETS), default="ConvNet", help="ConvNet variant")
     flag("--networks", type=whole_number(1), default=10, help="how many networks")
     flag("--steps", type=whole_number(1), default=2000, help="training steps of each")
     flag("--stages", type=whole_number(0), nargs="+",

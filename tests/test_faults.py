@@ -205,8 +205,8 @@ def test_lost_output_does_not_end_a_run(into, note, tmp_path):
 
 
 @pytest.mark.parametrize("into", [
-    "> /dev/full 2>&1", "2>&1 | head -c 1 > /dev/null; exit ${PIPESTATUS[0]}",
-    *(pytest.param(into, marks=pytest.mark.slow) for into in (">&- 2>&-", "2> /dev/full", "> /dev/full 2>&-"))])
+    "2>&1 | head -c 1 > /dev/null; exit ${PIPESTATUS[0]}", *(pytest.param(into, marks=pytest.mark.slow) for into in (
+        "> /dev/full 2>&1", ">&- 2>&-", "2> /dev/full", "> /dev/full 2>&-"))])
 def test_both_streams_lost(into, tmp_path):
     """The note about the one is not to end the run at the other; nor does either change how a run ends."""
     def run(*flags):

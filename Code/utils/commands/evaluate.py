@@ -49,7 +49,7 @@ def parse() -> tuple[Namespace, dict]:
                        help="with --fair, of a set with soft labels: folder of networks that pretrain.py trained, "
                             "which give random images theirs")
     group.add_argument("--soft_stages", type=whole_number(0), nargs="+", metavar="STEPS",
-                       help="with --pool: networks after so many steps; None: all that are kept")
+                       help="with --pool: networks after so many steps (default: all that are kept)")
     add_protocol(parser)
     first = parser.parse_args()
     path = first.synthetic
@@ -79,7 +79,7 @@ def add_protocol(parser: Parser) -> None:
     group.add_argument("--pixels", choices=foreign_sets.UNITS,
                        help="what the values of another project's images are, where that is not clear")
     group.add_argument("--aug", action="store_true", help="its images are 2x2 formations (ours say so themselves)")
-    group.add_argument("--model", type=accepted_by(networks.check_name), default="ConvNet",
+    group.add_argument("--model", type=accepted_by(networks.check_name, networks.NETWORKS), default="ConvNet",
                        help="network of mode S")
     add_data(parser)
     add_evaluation(parser)
