@@ -1,9 +1,6 @@
-"""Distils CIFAR-100. The published command for 10 images per class (all commands: ../Command.txt):
+"""Distils CIFAR-100. The published command for 10 images per class, which ../Command.txt has in full:
 
-    python3 -u BACON_cifar100.py --dataset CIFAR100 --model ConvNet --ipc 10 \\
-        --dsa_strategy color_crop_cutout_flip_scale_rotate --init real --lr_img 0.2 --num_exp 5 --num_eval 5 \\
-        --eval_interval 100 --net_decay --embed_last 1000 --syn_ce --ce_weight 0.1 --train_net_num 1 --aug \\
-        --model_train_steps 50
+    python3 -u BACON_cifar100.py --published --ipc 10
 """
 
 from utils.experiment import main

@@ -9,7 +9,8 @@ the training images, stratified by class and drawn by --seed, is kept for testin
 MedMNIST publishes its data: train_images, train_labels, test_images, test_labels.
 """
 
+from utils import defaults
 from utils.experiment import main
 
 if __name__ == "__main__":
-    main(__doc__, dataset="folder", ipc=1)
+    main(__doc__, **defaults.of("folder"))

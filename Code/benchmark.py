@@ -21,10 +21,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch.utils.flop_counter import FlopCounterMode
 
-from utils import augment, evaluation, figures, methods, storage
+from utils import augment, evaluation, methods, storage
 from utils.data import RealData, load_data
 from utils.distill import Distillation
 from utils.draws import generator
@@ -269,6 +268,10 @@ def grow(data: RealData, options) -> None:
 
 def plot(points: list[dict], title: str, path: Path) -> None:
     """Seconds per iteration, and the part of pool training, against what grows; a panel for each."""
+    from matplotlib.figure import Figure  # here, because these take a second that --help does not have
+
+    from utils import figures
+
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     for axes, (what, (_, other)) in zip(figure.subplots(1, len(GROWTH)), GROWTH.items(), strict=True):
         own = [point for point in points if point["growing"] == what]

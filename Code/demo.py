@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from BACON_digits import DEFAULTS
-from utils import evaluation, experiment, figures, storage, summary
+from utils import defaults, evaluation, experiment, storage, summary
 from utils.data import RealData, load_data
 from utils.distill import initial_images
 from utils.draws import Draws
@@ -23,6 +21,7 @@ from utils.record import Record, accuracies_of
 from utils.summary import percent
 from utils.system.reporting import reported
 
+DEFAULTS = defaults.of("digits")
 WHOLE_SET_EPOCHS = 20
 
 
@@ -61,6 +60,10 @@ def whole_set() -> Row:
 
 def plot(compared: list[tuple[list[Row], Record]], path: Path) -> None:
     """Accuracy against iteration from the start on, with the standard deviation over networks."""
+    from matplotlib.figure import Figure  # here, because these take a second that --help does not have
+
+    from utils import figures
+
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for k, ((random, start, _), record) in enumerate(compared):

@@ -122,10 +122,10 @@ def main() -> None:
     parser.add_argument("--experiment", type=whole_number(0), default=0, help="which set of the file; dm takes all")
     parser.add_argument("--aug", action="store_true", help="its images are 2x2 formations (ours say so themselves)")
     options = parser.parse_args()
-    with reported(alone=True):
-        done = export(options.set, options.to, options.out, options.experiment, 2 if options.aug else 1)
-        print(f"exported: {options.out}: {done}")
+    done = export(options.set, options.to, options.out, options.experiment, 2 if options.aug else 1)
+    print(f"exported: {options.out}: {done}")
 
 
 if __name__ == "__main__":
-    main()
+    with reported(alone=True):
+        main()

@@ -35,11 +35,11 @@ def parse(arguments: list[str] | None = None):
     add_data(parser)
     parser.set_defaults(save_path=as_path("pretrained"))
     flag = parser.add_argument_group("networks").add_argument
-    flag("--model", type=accepted_by(check_pool_network), default="ConvNet", help="ConvNet variant")
+    flag("--model", type=accepted_by(check_pool_network, networks.CONVNETS), default="ConvNet", help="ConvNet variant")
     flag("--networks", type=whole_number(1), default=10, help="how many networks")
     flag("--steps", type=whole_number(1), default=2000, help="training steps of each")
     flag("--stages", type=whole_number(0), nargs="+",
-         help="steps after which a network is kept, 0: untrained; None: --steps, its half, and so on down to 100")
+         help="steps after which a network is kept, 0: untrained (default: --steps, its half, and so on down to 100)")
     flag("--trained_bs", type=whole_number(1), default=256, help="batch size")
     flag("--lr_net", type=finite_number(0, above=True), default=0.01, help="learning rate")
     switch(flag, "net_decay", True, "momentum 0.9 and weight decay 5e-4, as all published commands have it")

@@ -214,14 +214,14 @@ def main() -> None:
     for path in options.sets:
         if path.suffix != ".pt":  # the value of a flag of evaluate.py, which this parser does not know
             parser.error(f"{path}: not a .pt file; name the sets first, then the flags of evaluate.py")
-    with reported(alone=True):
-        refuse_other_page(options.to / "README.md")
-        for path in cards_in(options.to):  # before anything is written
-            rows_of(path)
-        for path in options.sets:
-            publish(path, options.to, options.note, flags)
-            files.write_text(options.to / "README.md", page(options.to))
+    refuse_other_page(options.to / "README.md")
+    for path in cards_in(options.to):  # before anything is written
+        rows_of(path)
+    for path in options.sets:
+        publish(path, options.to, options.note, flags)
+        files.write_text(options.to / "README.md", page(options.to))
 
 
 if __name__ == "__main__":
-    main()
+    with reported(alone=True):
+        main()

@@ -18,8 +18,8 @@ import sklearn.datasets
 import sklearn.model_selection  # noqa: F401, as in the line above: loading the digits imports them
 import torch
 
-import evaluate  # noqa: F401, for what the scripts import
 from utils import pictures, pool
+from utils.commands import evaluate  # noqa: F401, for what the scripts import
 from utils.system import logs
 
 TESTS = Path(__file__).resolve().parent

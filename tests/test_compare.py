@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import children
-import compare
 from conftest import SHORT, call_script, run_script
 from utils import figures, options, run_files, storage
+from utils.commands import compare
 from utils.system import files
 from utils.system.errors import UserError
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-import evaluate
 from conftest import call_script
 from utils import load_synthetic, storage
+from utils.commands import evaluate
 from utils.data import load
 from utils.system.errors import UserError
 
@@ -266,14 +266,13 @@ def test_arrays_of_other_machines_and_without_names(pair, data, tmp_path):
         storage.load(tmp_path / "words.npz")
 
 
-def test_whitened_set_of_mtt_wants_its_flag(pair, tmp_path, monkeypatch, capsys):
+def test_whitened_set_of_mtt_wants_its_flag(pair, tmp_path, monkeypatch):
     for name in ("images_best", "images_zca_best"):
         torch.save(pair[0], tmp_path / f"{name}.pt")
     torch.save(pair[1], tmp_path / "labels_best.pt")
     monkeypatch.setattr("sys.argv", ["evaluate.py", "--synthetic", str(tmp_path), "--dataset", "digits"])
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError, match="--zca: "):
         evaluate.parse()
-    assert "--zca: " in capsys.readouterr().err
     monkeypatch.setattr("sys.argv", ["evaluate.py", "--synthetic", str(tmp_path), "--dataset", "digits", "--zca"])
     assert torch.equal(evaluate.parse()[1]["data"][0][0], pair[0])
 

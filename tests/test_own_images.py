@@ -9,9 +9,9 @@ import torch
 from torchvision.utils import save_image
 
 import formats
-import report
 from conftest import CODE, SHORT, TINY, call_script
 from utils import checkpoint, data, storage
+from utils import report_page as report
 from utils.data import sources
 from utils.system.errors import UserError
 

@@ -369,7 +369,7 @@ def test_fast_bacon_is_bacon_with_its_recipe(older, tmp_path):
     """The same images, to the bit, as BACON with the flags of the recipe; a flag that is given comes before it."""
     shared = ["--pool", older, *TINY, "--num_eval", 1, "--Iteration", 3, "--save_path", tmp_path]
     call_script("BACON_digits.py", "--method", "FastBACON", *shared)
-    recipe = methods.METHODS["FastBACON"].recipe | {"Iteration": 3}
+    recipe = methods.METHODS["FastBACON"].recipe | {"Iteration": 3, "dsa_strategy": "color_crop_cutout_scale_rotate"}
     flags = [word for name, value in recipe.items()
              for word in ([f"--{'no_' * (not value)}{name}"] if isinstance(value, bool) else [f"--{name}", value])]
     call_script("BACON_digits.py", "--method", "BACON", *shared, *flags)

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 import formats
-import report
 from conftest import TINY, call_script, run_script
-from utils import evaluation, figures, pictures, storage
+from utils import evaluation, figures, options, pictures, storage
+from utils import report_page as report
 from utils.distill import initial_images
 from utils.draws import Draws
 from utils.system import device, files
@@ -290,8 +290,8 @@ def test_confusion_is_a_share_of_the_true_class():
     ("BACON", "MNIST", 1, (5000, 10, 256)), ("IDM", "CIFAR100", 10, (256, 50, 256)), ("DM", "MNIST", 1, (256, 0, 256)),
     ("BACON", "digits", 1, ()), ("herding", "MNIST", 1, ()), ("mine:loss", "MNIST", 1, ())])
 def test_a_run_is_measured_by_its_published_command(method, dataset, ipc, expected):
-    whole = vars(report.published(Namespace(method=method, dataset=dataset, ipc=ipc)))
-    assert tuple(whole[name] for name in report.SPARED if name in whole) == expected
+    whole = options.published_options(method, dataset, ipc)
+    assert tuple(getattr(whole, name) for name in report.SPARED if hasattr(whole, name)) == expected
 
 
 def browse(address, folder, *flags):

@@ -220,8 +220,10 @@ def test_command_that_continues_a_continued_run_is_the_same(monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", ["python3", "BACON_digits.py", "--save_path", "my sets"])
     command = signals.resume_command()
     assert command == "python3 BACON_digits.py --save_path 'my sets' --resume auto"
-    monkeypatch.setattr(sys, "orig_argv", shlex.split(command))
-    assert signals.resume_command() == command
+    for again in (shlex.split(command), ["python3", "BACON_digits.py", "--resume", "auto", "--save_path", "my sets"],
+                  ["python3", "BACON_digits.py", "--resume=there/checkpoint.ckpt", "--save_path", "my sets"]):
+        monkeypatch.setattr(sys, "orig_argv", again)
+        assert signals.resume_command() == command
 
 
 def copy(killed, tmp_path):
@@ -407,3 +409,20 @@ def test_checkpoint_that_does_not_fit_is_one_line(killed, change, tmp_path):
     (checkpoints(tmp_path) / checkpoint.PREVIOUS).unlink()
     line, = children.run(tmp_path, *RESUME, expect=2).error().splitlines()
     assert "checkpoint" in line
+
+
+@pytest.mark.parametrize("forge", [
+    lambda state: state["optimizer"].update(velocity=torch.zeros(1)),
+    lambda state: state["optimizer"].update(velocity=0.0),
+    lambda state: state["pool"]["members"][0].update(correct=torch.zeros(3)),
+    lambda state: next(iter(state["pool"]["members"][0]["optimizer"]["state"].values())).update(
+        momentum_buffer=torch.zeros(1))], ids=range(4))
+def test_forged_states_of_optimizers_do_not_fit(digits, make_options, forge):
+    """They would be broadcast, or fail an iteration later."""
+    options = make_options("--net_decay", "--fetch_net_num", 3)
+    distillation = Distillation(digits(), options)
+    distillation.step(0)
+    state = distillation.state()
+    forge(state)
+    with pytest.raises(UserError, match="does not fit this run"), checkpoint.fitting():
+        Distillation(digits(), options).restore(state)

@@ -1,10 +1,12 @@
 """What a run leaves, what its seed decides, and when another may take its place."""
 
 import json
+import math
 import re
 import subprocess
 import sys
 import time
+from argparse import Namespace
 
 import pytest
 import torch
@@ -192,3 +194,43 @@ def test_start_is_evaluated_where_it_is_asked_for(tmp_path):
         lines = files.read_json_lines(tmp_path / name / "BACON_digits_ConvNetW32_1ipc" / "metrics.jsonl")
         assert [line["iteration"] for line in lines] == [0, 1, 2][not flags:]
     assert torch.equal(*sets)
+
+
+def test_validation_through_the_scripts(tmp_path):
+    """A run and evaluate.py with --validation test on a fifth of the training images, without it on the test images."""
+    made = tmp_path / "res_BACON_digits_ConvNetW32_1ipc.pt"
+    done = call_script("BACON_digits.py", *TINY, "--num_eval", 1, "--validation", "--save_path", tmp_path)
+    flags = ["--synthetic", made, "--num_eval", 1, "--epoch_eval_train", 9, "--save_path", tmp_path]
+    split = call_script("evaluate.py", *flags, "--validation")
+    whole = call_script("evaluate.py", *flags)
+    kept = "no test images: split into 1149 training and 288 test images"
+    assert kept in done.stdout and kept in split.stdout and "split" not in whole.stdout
+    line = files.read_json_lines(tmp_path / "BACON_digits_ConvNetW32_1ipc" / "metrics.jsonl")[-1]
+    evaluated = files.read_json_lines(tmp_path / "evaluate.jsonl")
+    assert [entry["validation"] for entry in evaluated] == [True, False]
+    assert json.loads((tmp_path / "BACON_digits_ConvNetW32_1ipc" / "options.json").read_text())["options"]["validation"]
+    for entry, tested in ((line, 288), *zip(evaluated, (288, 360), strict=True)):
+        right = tested * entry["accuracies"][0]
+        assert right == pytest.approx(round(right), abs=1e-6), "a share of so many images"
+
+
+def test_learning_rate_that_falls_through_the_scripts(tmp_path):
+    """The images are the engine's under the same schedule, also where the run goes on; another schedule is refused."""
+    flags = [*TINY, "--num_eval", 1, "--epoch_eval_train", 0, "--Iteration", 4, "--eval_interval", 4]
+    sets = {}
+    for decay in ("cosine", "none"):
+        call_script("BACON_digits.py", *flags, "--lr_decay", decay, "--save_path", tmp_path / decay)
+        sets[decay] = storage.load(tmp_path / decay / "res_BACON_digits_ConvNetW32_1ipc.pt")
+    options = Namespace(**sets["cosine"]["meta"]["options"])
+    assert options.lr_decay == "cosine"
+    engine = Distillation(utils.data.load("digits", ""), options)
+    rates = []
+    for it in range(4):
+        engine.step(it)
+        rates.append(engine.optimizer.lr)
+    assert rates == pytest.approx([options.lr_img * (1 + math.cos(math.pi * it / 4)) / 2 for it in range(4)])
+    assert torch.equal(sets["cosine"]["data"][0][0], engine.images.flatten(0, 1))
+    assert not torch.equal(sets["cosine"]["data"][0][0], sets["none"]["data"][0][0])
+    line, = call_script("BACON_digits.py", *flags, "--resume", "auto", "--num_exp", 2, "--save_path",
+                        tmp_path / "cosine", expect=2).stderr.splitlines()
+    assert "--lr_decay cosine (not none)" in line

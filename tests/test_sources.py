@@ -446,7 +446,7 @@ def test_npz_as_medmnist_publishes_it(channels, tmp_path, capsys):
     ({"train_images": np.zeros((72, 3, 28, 28), np.uint8)}, r"train_images are uint8 \(72, 3, 28, 28\)"),
     ({"test_labels": np.zeros((18, 5), np.uint8)}, r"test_labels are uint8 \(18, 5\)"),
     ({"train_labels": np.full((72, 1), 0.5)}, "whole number"), ({"train_labels": np.full((72, 1), 3)}, "without a gap"),
-    ({"test_labels": np.full((18, 1), 9)}, "labels 9 in 9 classes"), 
+    ({"test_labels": np.full((18, 1), 9)}, "labels 9 in 9 classes"),
     ({"train_labels": None}, "no train_images with train_labels"),
     ({"train_labels": np.array([open] * 72)}, "allow_pickle=False")])
 def test_npz_of_another_form_is_named(change, named, tmp_path):

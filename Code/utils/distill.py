@@ -171,7 +171,9 @@ class Distillation:
             raise ValueError("its images are of another shape, or not finite")
         self.images.copy_(state["images"])
         for name in self.optimizer.STATE:
-            value = state["optimizer"][name]
+            value, before = state["optimizer"][name], getattr(self.optimizer, name)
+            if type(value) is not type(before) or (isinstance(value, Tensor) and value.shape != before.shape):
+                raise ValueError(f"its {name} is of another kind or shape")
             setattr(self.optimizer, name, value.to(self.images) if isinstance(value, Tensor) else value)
         self.pool.restore(state["pool"])
 

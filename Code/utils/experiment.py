@@ -8,15 +8,20 @@ import torch
 from torch import Tensor
 
 from . import augment, checkpoint, distill, evaluation, storage
-from .data import RealData, load_data
+from .command_line import in_words
+from .data import RealData, load_data, sources
 from .distill import Distillation
+from .forecast import Forecast, is_evaluated
 from .networks import get_network
-from .options import parse_options
+from .options import parse_options, published_options
 from .record import EvaluatedSet, Record
 from .system import device, distributed, files, logs, memory
 from .system.errors import UserError
 from .system.reporting import reported
 from .system.signals import Interrupts, Stopped
+
+# Options that move no accuracy, but for chance: how a run is made, the seed, and how many sets and networks are tried.
+BESIDE = (*checkpoint.FREE_ON_RESUME, "seed", "num_exp", "num_eval", "eval_start")
 
 
 def main(description: str, **defaults) -> None:
@@ -32,27 +37,48 @@ def run(options) -> Record:
         with distributed.main_process_first():
             data = load_data(options)
         check(options, data)
+        say_differences(options)
         record = Record(options, data)
         with files.locked(record.folder), Interrupts() as interrupts:
             state = distributed.broadcast_object(
                 lambda: checkpoint.find(record.folder, options.resume, record.saved_options))
             record.keep_networks(state)
             record.begin(state)
+            forecast = Forecast(options, data.device)
             for experiment in range(state["experiment"] if state else 0, options.num_exp):
-                distil(experiment, record, interrupts, state)
+                distil(experiment, record, interrupts, forecast, state)
                 state = None
             record.end()
     return record
 
 
+def say_differences(options) -> None:
+    """Prints in what moves numbers a run differs from the published setting of its data set and IPC, if it does."""
+    published = published_options(options.method, options.dataset, options.ipc)
+    if published is None:
+        return
+    published.im_size = options.im_size and sources.find(options.dataset).size
+    if not distill.selected(published) and not distill.selected(options):
+        published.ipc1_real = options.ipc1_real
+    differ = [f"--{name} {in_words(value)} -> {in_words(vars(options)[name])}"
+              for name, value in vars(published).items() if name not in BESIDE and value != vars(options)[name]]
+    if differ:
+        print(f"note: not the published setting (published -> here): {', '.join(differ)}; --published sets what no "
+              "flag says", flush=True)
+
+
 @contextlib.contextmanager
 def memory_accounted(options, resumable: bool):
-    """Around the work of a command line: says which options need less memory, and prints the peak at its end."""
+    """Around the work of a command line: says which options need less memory, and prints the peak at its end.
+
+    At its start, it prints that --precision bf16 is slow here, if it is.
+    """
+    device.say_if_slow(device.find(options.device), options.precision)
     lower = tuple(name for name in ("trained_bs", "batch_train", "batch_real", "im_size")
                   if getattr(options, name, None))
-    with memory.enough_memory(options.max_batch, resumable, lower):
+    with device.all_operations(), memory.enough_memory(options.max_batch, resumable, lower):
         yield
-    print(f"peak memory: {memory.memory_peak(device.find(options.device)):.2f} GB")
+    print(f"peak memory: {memory.peak_in_words(device.find(options.device))}")
 
 
 def check(options, data: RealData) -> None:
@@ -68,7 +94,7 @@ def check_networks(models: list[str], data: RealData) -> None:
             get_network(model, *data.network_shape)
 
 
-def distil(experiment: int, record: Record, interrupts: Interrupts, state: dict | None) -> None:
+def distil(experiment: int, record: Record, interrupts: Interrupts, forecast: Forecast, state: dict | None) -> None:
     """One experiment: --Iteration updates, evaluated on the way and at the end.
 
     state: the checkpoint to go on from, if it is one of this experiment.
@@ -95,15 +121,15 @@ def distil(experiment: int, record: Record, interrupts: Interrupts, state: dict 
 
     with progress:
         for iteration in range(first, options.Iteration + 1):
-            due = iteration == options.Iteration or (
-                options.eval_start if iteration == 0 else iteration % options.eval_interval == 0)
-            if due and not record.has(experiment, iteration):
+            if is_evaluated(options, iteration) and not record.has(experiment, iteration):
                 distillation.check_finite()
                 took = seconds()
                 try:
                     with progress.paused():
+                        started = time.monotonic()
                         record.add(evaluate_set(distillation, iteration, record.models, interrupts.check), experiment,
                                    took)
+                        forecast.evaluated(experiment, iteration, time.monotonic() - started)
                 except Exception:  # such as a signal or too little memory
                     if not record.has(experiment, iteration):
                         save(iteration)
@@ -115,6 +141,7 @@ def distil(experiment: int, record: Record, interrupts: Interrupts, state: dict 
                 terms = distillation.step(iteration)
                 record.keep_losses(experiment, iteration, terms)
                 progress.update(lambda terms=terms: shown(distillation, terms))
+                forecast.iterated(experiment, iteration + 1, seconds, distillation.check_finite)
                 stopping = distributed.all_reduce_max(interrupts.received)
                 if stopping or record.checkpoint_is_due():
                     save(iteration + 1)

@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
 
-from . import pictures, summary
+from . import summary
 from .paper import ITERATIONS
 from .system import files
 
@@ -151,6 +150,10 @@ def svg(figure: Figure, name: str) -> str:
 
 def png(pixels: Tensor, per_row: int) -> bytes:
     """Images (N, C, H, W) with pixels in 0..1 as a PNG, pixel by pixel, framed in a grey that is half transparent."""
+    from torchvision.transforms.functional import to_pil_image  # here, because it takes seconds
+
+    from . import pictures
+
     opaque = F.pad(pixels.mul(255).round().int(), (0, 0, 0, 0, 0, 1), value=255)  # one channel more
     sheet = pictures.grid(opaque, per_row, GAP, between=-1)
     frame = torch.tensor([128] * pixels.shape[1] + [80], dtype=torch.int).reshape(-1, 1, 1)

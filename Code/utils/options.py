@@ -1,97 +1,33 @@
 """Every command-line flag, once: name, default, help, and the check that refuses a bad value in one line."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import augment, evaluation, methods, networks, run_files
+from . import augment, defaults, evaluation, methods, networks, published, run_files
+from .command_line import (
+    Parser,
+    accepted_by,
+    as_path,
+    checkpoint_to_resume,
+    finite_number,
+    new_parser,
+    switch,
+    whole_number,
+)
 from .data import sources
 from .networks import batches
 from .system import memory
-from .system.errors import UserError, in_one_line
+from .system.errors import UserError
 
 # Flags of the published scripts that nothing there reads. They are taken so that its commands run.
 DEAD_FLAGS = ("net_train_real", "no_net_train_real", "mismatch_lambda", "dis_metric", "inner_loop", "last",
               "mismatch_type", "weight_layer_index", "conf_path", "local_num", "local_weight")
-
-
-# What the published MNIST commands set beside the flags' own defaults; where benchmark.py and compare.py start.
-PUBLISHED_MNIST = {"dataset": "MNIST", "model": "ConvNet", "ipc": 10, "lr_img": 0.2, "num_eval": 5,
-                   "net_decay": True, "embed_last": 1000, "syn_ce": True, "ce_weight": 0.5, "train_net_num": 1,
-                   "aug": True}
+# Where benchmark.py and compare.py start.
+PUBLISHED_MNIST = {"dataset": "MNIST", "ipc": 10} | published.setting("BACON", "MNIST", 10)
+DATASETS_ALSO = {"fmnist": "FashionMNIST", "tiny": "TinyImageNet", "tinyimagenet200": "TinyImageNet"}
 MOST_SEED = 2**32 - 1  # that scikit-learn takes
-
-
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line."""
-
-    def parse_known_args(self, args=None, namespace=None):
-        for word in sys.argv[1:] if args is None else args:
-            if word.startswith("--") and word.endswith("=--"):  # of which argparse makes an empty list
-                self.error(f"{word}: no value; give one")
-        return super().parse_known_args(args, namespace)
-
-    def error(self, message: str):
-        self.exit(2, f"{self.prog}: error: {in_one_line(message)}\n")
-
-
-def accepted_by(check: Callable[[str], object]) -> Callable[[str], str]:
-    """An argparse type: text that `check` takes without a UserError or ValueError."""
-    def accept(text: str) -> str:
-        try:
-            check(text)
-        except (UserError, ValueError) as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-        return text
-
-    return accept
-
-
-def _at_most(high: float) -> str:
-    return "" if high == float("inf") else f" and at most {high:.0f}"
-
-
-def whole_number(low: int, high: float = float("inf")):
-    """An argparse type: whole numbers from `low` to `high`."""
-    def check(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = None
-        if value is None or not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {low}{_at_most(high)}")
-        return value
-
-    return check
-
-
-def finite_number(low: float, high: float = float("inf"), above: bool = False):
-    """An argparse type: finite numbers from `low`, or above it, to `high`."""
-    def check(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not low <= value <= high or value == float("inf") or (above and value == low):
-            least = f"{'above' if above else 'of at least'} {low:g}"
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number {least}{_at_most(high)}")
-        return value
-
-    return check
-
-
-def as_path(text: str) -> Path:
-    """An argparse type: a path, with ~ for the home folder, which no shell puts in after an equals sign."""
-    if not text:
-        raise argparse.ArgumentTypeError("the path is empty; name a file or folder")
-    return Path(os.path.expanduser(text))
-
-
-def checkpoint_to_resume(text: str) -> str:
-    """An argparse type: "auto" or a path."""
-    return text if text == "auto" else str(as_path(text))
 
 
 class _Imported(argparse.Action):
@@ -126,172 +62,158 @@ def check_pool_network(name: str) -> None:
         raise ValueError(f"{name} has no embedding to match; choose a ConvNet variant")
 
 
-def switch(flag: Callable, name: str, default: bool, help: str):
-    """Adds --name and, as the published scripts spell it, --no_name; --no-name, too."""
-    flag(f"--{name}", action="store_true", default=default, help=help)
-    flag(f"--no_{name}", f"--no-{name}", dest=name, action="store_false", default=argparse.SUPPRESS,
-         help=f"no --{name}")
-
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Help with defaults, and the commands of a script's docstring as they stand."""
-
-
-def new_parser(description: str) -> Parser:
-    """A parser without flags."""
-    return Parser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
-
-
 def build_parser(description: str, defaults: dict) -> Parser:
     """The parser of an entry script; `defaults` holds what differs from the defaults below."""
     parser = new_parser(description)
     _add_task(parser)
     add_data(parser)
+    add_evaluation(parser)
+    _add_run(parser)
     _add_images(parser)
     _add_loss(parser)
     _add_pool(parser)
-    _add_run(parser)
-    add_evaluation(parser)
-    group = parser.add_argument_group("accepted for the published commands, without effect there and here")
     for name in DEAD_FLAGS:
-        group.add_argument(f"--{name}", nargs="?", const=True, default=argparse.SUPPRESS, help="no effect")
+        parser.add_argument(f"--{name}", nargs="?", const=True, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.set_defaults(**defaults)
     return parser
 
 
 def _add_task(parser: Parser):
-    flag = parser.add_argument_group("task").add_argument
-    flag("--method", type=accepted_by(methods.find), default="BACON",
+    flag = parser.add_argument_group(
+        "what to make", "Flags that most runs set. Without them it is not the papers' setting.").add_argument
+    flag("--published", action="store_true", default=argparse.SUPPRESS,
+         help="the published setting for this --method, data set and --ipc; a flag beside it comes first")
+    flag("--method", type=accepted_by(methods.find, methods.METHODS), default="BACON",
          help=f"{', '.join(methods.METHODS)}, or your own objective as module:function")
-    flag("--model", type=accepted_by(check_pool_network), default="ConvNet_GBN",
-         help="ConvNet variant of the pool, and of evaluation mode S")
     flag("--ipc", type=whole_number(1), default=50, help="synthetic images per class")
+    flag("--model", type=accepted_by(check_pool_network, networks.CONVNETS), default="ConvNet_GBN",
+         help="ConvNet variant of the pool, and of evaluation mode S")
     switch(flag, "aug", False, "each stored image is a 2x2 formation of half-size images")
+    flag("--Iteration", type=whole_number(0), default=20000, help="iterations; 0 evaluates the starting set")
+    flag("--lr_img", type=finite_number(0, above=True), default=1.0, help="learning rate of the images")
     flag("--num_exp", type=whole_number(1), default=5, help="experiments, each a set of its own")
 
 
 def add_data(parser: Parser):
     """The flags of what is read and computed on, shared with evaluate.py."""
-    flag = parser.add_argument_group("data and machine").add_argument
-    flag("--dataset", type=accepted_by(sources.check_form), action=_Imported, default="MNIST",
-         help=f"{', '.join(sources.SOURCES)}, or your own Source as module:source")
+    flag = parser.add_argument_group("data and files", "What is read, and where results go.").add_argument
+    flag("--dataset", type=accepted_by(sources.check_form, sources.SOURCES, DATASETS_ALSO), action=_Imported,
+         default="MNIST", help=", ".join(sources.SOURCES))
     flag("--name", type=accepted_by(sources.check_own_name),
-         help="what your own data are called in names of files, tables, cards and reports; None: as their folder or "
-              "source")
+         help="what your own data are called in names of files, tables and cards; None: as their folder or source")
     flag("--data_path", type=as_path, default="data",
-         help="folder of the data sets; images in <data_path>/<dataset>/{train,test}/<class>/ are taken in "
-              "place of the published files, and what is missing is downloaded")
-    flag("--im_size", type=whole_number(1), help="side that images are resized to; None: the data set's own")
-    switch(flag, "zca", False, "whiten the images (ZCA)")
+         help="folder of the data sets, published files or <dataset>/{train,test}/<class>/; what is missing is "
+              "downloaded")
     flag("--save_path", type=as_path, default="result", help="folder for sets, pictures and the files of runs")
     flag("--seed", type=whole_number(0, MOST_SEED), default=0, help="decides every random draw of the run")
+    flag("--im_size", type=whole_number(1), help="side that images are resized to (default: the data set's own)")
+    switch(flag, "zca", False, "whiten the images (ZCA)")
     flag("--validation", action="store_true",
-         help="leave the test images alone, as for choosing options: a fifth of the training images of each class, "
-              "the same under every --seed, is kept for testing in their place")
+         help="for choosing options: test on a fifth of the training images, always the same, which is kept for that")
+    _add_machine(parser)
+
+
+def _add_machine(parser: Parser):
+    flag = parser.add_argument_group("machine", "Speed and memory. They change results by rounding alone.").add_argument
     flag("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="auto: cuda where there is one")
     flag("--max_batch", type=whole_number(1),
-         help=f"images per network pass; None: as many as free memory holds, at most {memory.MOST_IMAGES['cpu']:,} on "
-              f"a CPU and {memory.MOST_IMAGES['cuda']:,} on a GPU")
+         help=f"images per network pass (default: what memory holds, at most {memory.MOST_IMAGES['cpu']:,} on a CPU, "
+              f"{memory.MOST_IMAGES['cuda']:,} on a GPU)")
     flag("--precision", choices=("fp32", "tf32", "bf16"),
-         help="of convolutions and matrix products; None: fp32, but on a GPU tf32 for convolutions, as PyTorch has it; "
-              "bf16: by autocast, with statistics and losses in fp32")
-    flag("--compile", action="store_true", default=None,
-         help=f"compile the networks; None: on a CPU, in runs of {batches.LONG_RUN:,} iterations or more, and for "
-              f"evaluated networks that are trained on {batches.LONG_TRAINING:,} images or more, all epochs together")
-    flag("--no_compile", dest="compile", action="store_false", default=argparse.SUPPRESS, help="never do")
-
-
-def _add_images(parser: Parser):
-    flag = parser.add_argument_group("synthetic images").add_argument
-    flag("--Iteration", type=whole_number(0), default=20000, help="iterations; 0 evaluates the starting set")
-    flag("--init", choices=("real", "whole", "noise"), default="real",
-         help="what the images start from: real images, with --aug four small ones in each stored image; whole: one "
-              "real image in each stored image, with --aug too; or noise")
-    flag("--optim", choices=("sgd", "adam"), default="sgd", help="optimizer of the images; adam steps class by class")
-    flag("--lr_img", type=finite_number(0, above=True), default=1.0, help="learning rate of the images")
-    flag("--lr_decay", choices=("none", "cosine"), default="none",
-         help="cosine: the images' learning rate falls to 0 over --Iteration")
-    flag("--outer_loop", type=whole_number(1), default=1, help="image updates per iteration")
-    flag("--visits", choices=("each", "joint"), default="each",
-         help="a step of the images after each class, or one for all classes together (DM)")
-    flag("--batch_real", type=whole_number(2), default=256, help="real images per class and update")
-    flag("--ipc1_real", type=whole_number(0), default=0,
-         help="with --ipc 1 and without --aug: match on this many of them, those with the lowest cross-entropy, and "
-              "add cross-entropy only for misclassified synthetic images; 0: no such selection")
-    flag("--soft_labels", type=finite_number(0, 1), default=0.0,
-         help="part of the pool's mean prediction in the labels that networks are evaluated with; 0: classes alone")
-    flag("--aug_num", type=int, choices=(1,), default=1, help="augmentations per batch")
-    flag("--ij_selection", choices=("random",), default="random", help="how networks are chosen for matching")
-
-
-def _add_loss(parser: Parser):
-    flag = parser.add_argument_group("loss").add_argument
-    flag("--nll_weight", type=finite_number(0), default=1.0, help="BACON: weight of the likelihood")
-    flag("--sigma", choices=("published", "std"), default="published",
-         help="BACON: standard deviation of the likelihood: exp(std of the real embeddings) as published, or the std "
-              "itself")
-    flag("--tv_weight", type=finite_number(0), default=0.8, help="BACON: weight of the total variation prior")
-    flag("--clip_weight", type=finite_number(0), default=0.2, help="BACON: weight of the CLIP prior")
-    flag("--prior_clip", choices=("published", "embedding"), default="published",
-         help="BACON: the CLIP prior on softmaxed mean embeddings as published (always 0), or on the embeddings")
-    switch(flag, "syn_ce", False, "add cross-entropy of the synthetic images on the pool network")
-    flag("--ce_weight", type=finite_number(0), default=0.1,
-         help="weight of the cross-entropy, times the pool network's accuracy in percent")
-    flag("--embed_last", type=int, default=-1,
-         help="feature layers of the embedding, as the end of a slice: 1000 all, -1 without the final pooling")
-
-
-def _add_pool(parser: Parser):
-    flag = parser.add_argument_group("pool of networks trained on real images").add_argument
-    flag("--net_start", type=whole_number(1), default=3, help="networks in the pool at the start")
-    flag("--net_num", type=whole_number(1), default=100,
-         help="networks in the full pool; the oldest leaves, but as published never where this is below --net_start")
-    flag("--net_generate_interval", type=whole_number(1), default=30, help="iterations between fresh networks")
-    flag("--net_push_num", type=whole_number(1), default=1, help="fresh networks each time")
-    flag("--train_net_num", type=whole_number(1), default=2, help="networks the images are matched on per outer loop")
-    flag("--net_begin", type=whole_number(0), default=0, help="first pool position to match on, if over 10 remain")
-    flag("--net_end", type=whole_number(0), default=100000, help="end of the pool positions to match on")
-    flag("--fetch_net_num", type=whole_number(1), default=2, help="networks trained per iteration")
-    flag("--model_train_steps", type=whole_number(0), default=10, help="training steps of each of these")
-    flag("--trained_bs", type=whole_number(1), default=256, help="batch size of these steps")
-    switch(flag, "net_decay", False, "train the pool with momentum 0.9 and weight decay 5e-4")
-    flag("--pool", type=as_path, metavar="PATH",
-         help="folder of networks that pretrain.py trained: they take the place of the pool, no network is trained, "
-              "and the training accuracy kept with each weighs the cross-entropy; None: as published")
-    flag("--pool_stages", type=whole_number(0), nargs="+", metavar="STEPS",
-         help="with --pool: match on its networks after this many steps; None: after all that are kept")
-    flag("--ce_stages", type=whole_number(0), nargs="+", metavar="STEPS",
-         help="with --pool: take the cross-entropy from networks after so many steps; None: from that matched on")
-    flag("--soft_stages", type=whole_number(0), nargs="+", metavar="STEPS",
-         help="with --pool: take soft labels from networks after so many steps; None: as --pool_stages")
-    flag("--pool_networks", type=whole_number(1), metavar="N", help="with --pool: its first N networks; None: all")
-
-
-def _add_run(parser: Parser):
-    flag = parser.add_argument_group("run").add_argument
-    flag("--eval_interval", type=whole_number(1), default=100,
-         help="iterations between evaluations; as published, each resets the accuracies of the pool, which weigh the "
-              "cross-entropy, so it changes the images")
-    switch(flag, "eval_start", False, "evaluate the images that the run starts from, too")
-    flag("--checkpoint_minutes", type=finite_number(0), default=10.0,
-         help="minutes between checkpoints; there is one after each evaluation, too")
-    flag("--resume", metavar="PATH", type=checkpoint_to_resume,
-         help="go on from this checkpoint, or auto: from the last in the result folder, if there is one")
-    flag("--tensorboard", action="store_true", help="also write TensorBoard files")
+         help="of convolutions and matrix products; statistics and losses are fp32 (default: fp32, but on a GPU tf32 "
+              "for convolutions)")
+    switch(flag, "compile", None,
+           f"compile the networks (default: on a CPU from {batches.LONG_RUN:,} iterations on, and to evaluate from "
+           f"{batches.LONG_TRAINING:,} images on, all epochs together)")
 
 
 def add_evaluation(parser: Parser):
     """The flags of the evaluation protocol, shared with evaluate.py."""
-    flag = parser.add_argument_group("evaluation").add_argument
-    flag("--eval_mode", choices=tuple(evaluation.MODES), default="S",
-         help="networks to evaluate with: S, SS the one named by --model; C that and ConvNet; others vary the "
-              "family (M), normalisation (B, N), width (W), depth (D), activation (A) or pooling (P)")
+    flag = parser.add_argument_group(
+        "evaluation", "Fresh networks are trained on a set and tested on real images.").add_argument
     flag("--num_eval", type=whole_number(1), default=20, help="fresh networks per evaluation")
     flag("--epoch_eval_train", type=whole_number(0), default=1000, help="epochs to train an evaluated network, less 1")
+    flag("--eval_mode", choices=tuple(evaluation.MODES), default="S",
+         help="networks to evaluate with: S, SS that of --model; C that and ConvNet; others vary family (M), "
+              "normalisation (B, N), width (W), depth (D), activation (A), pooling (P)")
     flag("--batch_train", type=whole_number(1), default=256, help="batch size of its training")
     flag("--lr_net", type=finite_number(0, above=True), default=0.01, help="its learning rate, and that of the pool")
     flag("--dsa_strategy", type=accepted_by(augment.parse_strategy), default="color_crop_cutout_flip_scale_rotate",
          help="augmentations of DSA, joined by _, in distillation and evaluation; none for none")
+
+
+def _add_run(parser: Parser):
+    flag = parser.add_argument_group("run", "When a run evaluates, and how it goes on after a stop.").add_argument
+    flag("--eval_interval", type=whole_number(1), default=100,
+         help="iterations between evaluations; each resets the accuracies that weigh the cross-entropy, as published")
+    switch(flag, "eval_start", False, "evaluate at iteration 0, too")
+    flag("--resume", metavar="PATH", type=checkpoint_to_resume,
+         help="go on from this checkpoint; auto: from the last in the result folder, if any")
+    flag("--checkpoint_minutes", type=finite_number(0), default=10.0,
+         help="minutes between checkpoints; each evaluation leaves one, too")
+    flag("--tensorboard", action="store_true", help="also write TensorBoard files")
+
+
+def _add_images(parser: Parser):
+    flag = parser.add_argument_group("synthetic images", "What they start from, and how they move.").add_argument
+    flag("--init", choices=("real", "whole", "noise"), default="real",
+         help="start: real images, with --aug four in each stored image; whole: with --aug, too, one; or noise")
+    flag("--optim", choices=("sgd", "adam"), default="sgd", help="optimizer of the images")
+    flag("--lr_decay", choices=("none", "cosine"), default="none",
+         help="cosine: --lr_img falls to 0 over --Iteration")
+    flag("--outer_loop", type=whole_number(1), default=1, help="image updates per iteration")
+    flag("--visits", choices=("each", "joint"), default="each",
+         help="a step after each class, or one for all classes together (DM)")
+    flag("--batch_real", type=whole_number(2), default=256, help="real images per class and update")
+    flag("--ipc1_real", type=whole_number(0), default=0,
+         help="with --ipc 1 and without --aug: match on so many of them, of the lowest cross-entropy, and add "
+              "cross-entropy only for misclassified synthetic images; 0: on all")
+    flag("--soft_labels", type=finite_number(0, 1), default=0.0,
+         help="part of the pool's mean prediction in the labels; 0: classes alone")
+    flag("--aug_num", type=int, choices=(1,), default=1, help=argparse.SUPPRESS)  # no other value is published
+    flag("--ij_selection", choices=("random",), default="random", help=argparse.SUPPRESS)
+
+
+def _add_loss(parser: Parser):
+    flag = parser.add_argument_group("loss", "The weights of its terms, and variants. A weight of 0 leaves a term "
+                                             "out.").add_argument
+    switch(flag, "syn_ce", False, "add cross-entropy of the synthetic images")
+    flag("--ce_weight", type=finite_number(0), default=0.1,
+         help="its weight, times the network's accuracy in percent")
+    flag("--nll_weight", type=finite_number(0), default=1.0, help="BACON: weight of the likelihood")
+    flag("--tv_weight", type=finite_number(0), default=0.8, help="BACON: weight of the total variation prior")
+    flag("--clip_weight", type=finite_number(0), default=0.2, help="BACON: weight of the CLIP prior")
+    flag("--sigma", choices=("published", "std"), default="published",
+         help="BACON: of the likelihood: exp(std of the real embeddings) as published, or that std")
+    flag("--prior_clip", choices=("published", "embedding"), default="published",
+         help="BACON: the CLIP prior on softmaxed means as published (always 0), or on the embeddings")
+    flag("--embed_last", type=int, metavar="N", default=-1,
+         help="layers of the embedding, as the end of a slice: 1000 all, -1 without the last pooling")
+
+
+def _add_pool(parser: Parser):
+    flag = parser.add_argument_group("pool", "The networks that images are matched on.").add_argument
+    flag("--train_net_num", type=whole_number(1), default=2, help="networks the images are matched on per outer loop")
+    flag("--model_train_steps", type=whole_number(0), default=10, help="training steps of each network in an iteration")
+    flag("--fetch_net_num", type=whole_number(1), default=2, help="networks trained per iteration")
+    flag("--trained_bs", type=whole_number(1), default=256, help="batch size of these steps")
+    switch(flag, "net_decay", False, "train the pool with momentum 0.9 and weight decay 5e-4")
+    flag("--net_num", type=whole_number(1), default=100,
+         help="networks in the full pool, where the oldest leaves; below --net_start it never does, as published")
+    flag("--net_start", type=whole_number(1), default=3, help="networks in the pool at the start")
+    flag("--net_generate_interval", type=whole_number(1), default=30, help="iterations between fresh networks")
+    flag("--net_push_num", type=whole_number(1), default=1, help="fresh networks each time")
+    flag("--net_begin", type=whole_number(0), default=0, help="first pool position to match on, if over 10 remain")
+    flag("--net_end", type=whole_number(0), default=100000, help="end of the pool positions to match on")
+    flag("--pool", type=as_path,
+         help="networks of pretrain.py, which take the place of the pool; none is trained")
+    flag("--pool_stages", type=whole_number(0), nargs="+", metavar="STEPS",
+         help="with --pool: match on networks after so many steps (default: all that are kept)")
+    flag("--ce_stages", type=whole_number(0), nargs="+", metavar="STEPS",
+         help="with --pool: cross-entropy of networks after so many steps (default: of that matched on)")
+    flag("--soft_stages", type=whole_number(0), nargs="+", metavar="STEPS",
+         help="with --pool: soft labels of networks after so many steps (default: as --pool_stages)")
+    flag("--pool_networks", type=whole_number(1), help="with --pool: its first N networks (default: all)")
 
 
 def _check(parser: Parser, options: argparse.Namespace, method: methods.Method):
@@ -339,15 +261,15 @@ def _check_pool(parser: Parser, options: argparse.Namespace, method: methods.Met
 
 def parse_options(description: str, arguments: list[str] | None = None,
           add_flags: Callable[[Parser], None] = lambda parser: None, by_method: dict[str, dict] | None = None,
-          **defaults) -> argparse.Namespace:
+          **of_script) -> argparse.Namespace:
     """Parses and checks the command line; a bad one ends the program with one line and exit code 2.
 
     `add_flags` adds those that a script has for itself; `by_method` holds its defaults under single methods.
 
-    An option is the flag that is given, or else the method's recipe, the script's default, the method's
-    default, the general one.
+    An option is the flag that is given, or else under --published its setting, the method's recipe, the script's
+    default, the method's default, the general one.
     """
-    parser = build_parser(description, defaults)
+    parser = build_parser(description, of_script)
     add_flags(parser)
     known = vars(parser.parse_args([])).keys()
     name = _method_named(parser, arguments)
@@ -355,18 +277,51 @@ def parse_options(description: str, arguments: list[str] | None = None,
     unknown = (method.defaults | method.recipe).keys() - known
     if unknown:
         parser.error(f"--method {name}: unknown in its recipe: {', '.join(sorted(unknown))}")
-    parser.set_defaults(**method.defaults | defaults | (by_method or {}).get(name, {}) | method.recipe)
+    parser.set_defaults(**method.defaults | of_script | (by_method or {}).get(name, {}) | method.recipe)
     options = parser.parse_args(arguments)
+    if "published" in options:
+        parser.set_defaults(**_published_setting(parser, options))
+        options = parser.parse_args(arguments)
+        del options.published  # the run is that of the flags that it stands for
     _check(parser, options, method)
     give_name(parser, options, run_files.run_folder)
     drop_dead_flags(parser, options)
     return options
 
 
+def parse_any(description: str, arguments: list[str] | None = None) -> argparse.Namespace:
+    """As `parse_options`, with the defaults of the script of the data set that --dataset names. It has to be there."""
+    first = Parser(add_help=False, allow_abbrev=False)
+    add_data(first)
+    first.set_defaults(dataset=None)
+    dataset = first.parse_known_args(arguments)[0].dataset
+    options = parse_options(description, arguments, **defaults.of(dataset) if dataset else {})  # which may be --help
+    if dataset is None:
+        raise UserError(f"--dataset: name one of {', '.join(sources.SOURCES)}")
+    return options
+
+
+def _published_setting(parser: Parser, options: argparse.Namespace) -> dict:
+    """What --published stands for; ends the program where nothing is published."""
+    setting = published.setting(options.method, options.dataset, options.ipc)
+    if setting is None:
+        parser.error(f"--published: nothing is published for --method {options.method} --dataset {options.dataset} "
+                     f"--ipc {options.ipc}; there is {published.listed(options.method)}")
+    return setting
+
+
+def published_options(method: str, dataset: str, ipc: int) -> argparse.Namespace | None:
+    """The options of a published command; None where there is none."""
+    if published.setting(method, dataset, ipc) is None:
+        return None
+    return parse_options("", ["--published", "--method", method, "--dataset", dataset, "--ipc", str(ipc)])
+
+
 def _method_named(parser: Parser, arguments: list[str] | None) -> str:
     """What --method says, before all else is parsed, because the other defaults (and --help) depend on it."""
     first = Parser(prog=parser.prog, add_help=False, allow_abbrev=False)
-    first.add_argument("--method", type=accepted_by(methods.find), default=parser.get_default("method"))
+    known = accepted_by(methods.find, methods.METHODS)
+    first.add_argument("--method", type=known, default=parser.get_default("method"))
     return first.parse_known_args(arguments)[0].method
 
 

@@ -46,6 +46,10 @@ class Member:
         """Goes back to a `state()`."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        kept = [(weight, value) for weight, values in self.optimizer.state.items() for value in values.values()
+                if value is not None]  # as older versions of PyTorch have it without momentum
+        if any(value.shape != weight.shape for weight, value in kept) or state["correct"].shape != self.correct.shape:
+            raise ValueError("the momentum or accuracy of a network is of another shape")
         self.correct, self.seen = state["correct"].to(self.correct), state["seen"]
 
 

@@ -4,7 +4,6 @@ A folder holds them, a file for each network: `network_000.pt`, `network_001.pt`
 images and the training stands in each, so that a run refuses networks that are not of its data.
 """
 
-import fcntl
 import io
 import warnings
 import zlib
@@ -126,15 +125,9 @@ def train(folder: Path, number: int, data: RealData, options) -> bool:
     UserError where a file there is damaged or of another training, and where the weights are not finite.
     """
     path = file_of(folder, number)
-    with files.writing(path):
-        lock = files.open_to_append(folder / f".{path.name}.lock")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with files.lock(folder / f".{path.name}.lock") as held:
+        if not held:
             return False
-        except OSError as error:
-            print(f"note: {folder} cannot be locked ({error.strerror}); start only one pretrain.py there", flush=True)
         files.remove_temporary(folder, path.name, _partial(path).name)
         kept = _kept(path, number, data, options)
         if not (kept and path.exists()):

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
 
-from . import augment, checkpoint, evaluation, pictures, pretrained, storage
+from . import augment, checkpoint, evaluation, pretrained, storage
 from .data import RealData
 from .run_files import (
     best_path,
@@ -25,7 +24,7 @@ from .run_files import (
 )
 from .summary import mean_and_std, percent
 from .system import distributed, files, logs, memory
-from .system.errors import UserError
+from .system.errors import UserError, needed_for
 
 LOSS_LINES = 200  # lines of an experiment in losses.jsonl
 
@@ -72,6 +71,8 @@ class Record:
         self.unread: list[tuple[int, int, dict[str, Tensor]]] = []  # experiment, iteration, terms on the device
         self.saved_options = plain(options)
         self.saved_options.pop("resume")  # a resumed run leaves the same set
+        import torchvision  # here, as in `add`, because it takes seconds that --help does not have
+
         self.versions = {"python": platform.python_version(), "torch": str(torch.__version__),
                          "torchvision": torchvision.__version__, "numpy": np.__version__}
         self.tensorboard = None
@@ -113,7 +114,8 @@ class Record:
     @distributed.main_process_only
     def _begin_tensorboard(self) -> None:
         """Its files are written anew, so that a resumed run has no point twice."""
-        from torch.utils.tensorboard import SummaryWriter
+        with needed_for("--tensorboard", "tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
         for path in self.folder.glob("events.out.tfevents.*"):
             files.remove(self.folder, path.name)
         self.tensorboard = SummaryWriter(self.folder)
@@ -158,6 +160,8 @@ class Record:
 
     def add(self, evaluated: EvaluatedSet, experiment: int, seconds: float) -> None:
         """Keeps an evaluated set and writes it: as the last of its experiment, and as the best where it is."""
+        from . import pictures
+
         self._keep(evaluated, experiment)
         pictures.save_picture(self.picture_path(experiment, evaluated.iteration), self.data.pixels(evaluated.images),
                               self.options.ipc)
@@ -175,16 +179,17 @@ class Record:
     def _save_sets(self) -> None:
         """The result is the last file of an evaluation: where it is, so is all else."""
         storage.save(self.best_path, self._contents(self.best, "best on test accuracy"))
-        storage.save(self.set_path, self._contents(self.last, "last"))
+        storage.save(self.set_path, self.saved())
 
     def _log(self, experiment: int, seconds: float) -> None:
         entry, best = self.last[experiment], self.best[experiment]
+        peak = memory.memory_peak(self.data.device)
         for model, accuracies in entry.accuracies.items():
             self.metrics.append({
                 "experiment": experiment, "iteration": entry.iteration, "model": model, "accuracies": accuracies,
                 **mean_and_std(accuracies),
                 "best_mean": mean_and_std(best.accuracies[model])["mean"], "best_iteration": best.iteration,
-                "seconds": round(seconds, 1), "peak_gb": round(memory.memory_peak(self.data.device), 2)})
+                "seconds": round(seconds, 1), "peak_gb": peak and round(peak, 2)})
             self._add_point(self.metrics[-1])
             print(f"experiment {experiment + 1}/{self.options.num_exp} iteration {entry.iteration}: "
                   f"{percent(accuracies)} ({len(accuracies)} {model}), {logs.clock(seconds)}", flush=True)
@@ -197,6 +202,8 @@ class Record:
                 self.tensorboard.add_scalar(tag, line["mean"], line["iteration"])
                 picture = self.picture_path(line["experiment"], line["iteration"])
                 if line["model"] == self.models[0] and picture.exists():
+                    from . import pictures
+
                     self.tensorboard.add_image(f"set/experiment{line['experiment']}", pictures.read_picture(picture),
                                                line["iteration"])
                 self.tensorboard.flush()
@@ -209,6 +216,10 @@ class Record:
                     for term, value in line["terms"].items():
                         self.tensorboard.add_scalar(f"{term}/experiment{line['experiment']}", value, line["iteration"])
                 self.tensorboard.flush()
+
+    def saved(self) -> dict:
+        """The sets of the last iteration as their file has them."""
+        return self._contents(self.last, "last")
 
     def _contents(self, entries: list[EvaluatedSet], chosen: str) -> dict:
         options, data = self.options, self.data

@@ -79,6 +79,8 @@ def undamaged(place: Path):
     """Around reading what a run left: whatever is not as a run leaves it becomes a UserError."""
     try:
         yield
+    except UserError:
+        raise
     except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(f"{place}: damaged, or not what a run leaves ({reason(error)}); remove it or run it "
                         "again") from None

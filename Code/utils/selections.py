@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .system.errors import needed_for
+
 
 def herding(features: Tensor, count: int, seed: int) -> np.ndarray:
     """Greedily keeps the mean of the chosen nearest to the mean of all. Source: Welling, ICML 2009."""
@@ -41,7 +43,8 @@ def k_means(features: Tensor, count: int, seed: int) -> np.ndarray:
 
     Where images have the same features there may be fewer clusters than that; the first images fill up.
     """
-    from sklearn.cluster import KMeans  # here, because it takes a second that no other method needs
+    with needed_for("--method kmeans", "scikit-learn"):
+        from sklearn.cluster import KMeans  # here, because it takes a second
 
     points = features.cpu().numpy()
     clusters = KMeans(count, n_init=1, random_state=seed).fit(points)

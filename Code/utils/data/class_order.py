@@ -4,11 +4,10 @@ import re
 import unicodedata
 from collections import Counter
 
-from torchvision.datasets import MNIST, FashionMNIST
-
 from ..system.errors import UserError
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 CIFAR100 = """
 apple, aquarium_fish, baby, bear, beaver, bed, bee, beetle, bicycle, bottle, bowl, boy, bridge, bus, butterfly,
 camel, can, castle, caterpillar, cattle, chair, chimpanzee, clock, cloud, cockroach, couch, crab, crocodile, cup,
@@ -57,18 +56,18 @@ cream, 07615774 ice lolly, 07695742 pretzel, 07711569 mashed potato, 07715103 ca
 07873807 pizza, 07875152 potpie, 07920052 espresso, 09193705 alp, 09246464 cliff, 09256479 coral reef, 09332890
 lakeside, 09428293 seashore, 12267677 acorn
 """  # WordNet ID without its n, and the first name in words.txt
+_DIGITS = dict(enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]))
 _TINY = [entry.split(maxsplit=1) for entry in " ".join(TINY_IMAGENET.split()).split(", ")]
 
 NAMES = {  # in the order of the published labels
     "digits": [str(digit) for digit in range(10)],
-    "MNIST": MNIST.classes,
-    "FashionMNIST": FashionMNIST.classes,
+    "MNIST": [f"{digit} - {word}" for digit, word in _DIGITS.items()],
+    "FashionMNIST": FASHION,
     "SVHN": [str(digit) for digit in range(10)],
     "CIFAR10": CIFAR10,
     "CIFAR100": " ".join(CIFAR100.split()).split(", "),
     "TinyImageNet": [name for _, name in _TINY],
 }
-_DIGITS = dict(enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]))
 ALSO = {  # other usual spellings; {label: names}
     "digits": _DIGITS,
     "MNIST": {label: f"{label} {word}" for label, word in _DIGITS.items()},

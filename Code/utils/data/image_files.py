@@ -16,7 +16,6 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..system import files, logs, unpickle
 from ..system.errors import UserError, reason
@@ -24,7 +23,7 @@ from . import class_order, whole_image
 
 ANEW = "unpack or download tiny-imagenet-200.zip again, whose layout is to stay as published"
 LIKE_TRAIN = {"train", "training", "train_set", "trainset", "train_images", "training_set"}  # without capitals
-SUFFIXES = (*IMG_EXTENSIONS, ".jfif", ".jpe", ".gif")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".jfif", ".jpe", ".gif")
 LEFT_BY_SYSTEMS = {"Thumbs.db", "desktop.ini", "Icon\r", "ehthumbs.db"}
 DECODED = "on white"  # how; a cache of pixels that were decoded otherwise is made anew
 SAID = 10  # of files that are wrong, the first ones are named
@@ -371,7 +370,7 @@ def load_cached(tree: Tree, listing: Listing, channels: int, size: int, cache: P
     key = hashlib.sha256(repr((DECODED, channels, size, stamps)).encode()).hexdigest()
     try:
         cached = unpickle.load_torch(cache, mmap=True)
-        owners = {os.getuid(), 0, tree.root.stat().st_uid}  # another's cache in a shared folder would choose the pixels
+        owners = {getattr(os, "getuid", int)(), 0, tree.root.stat().st_uid}  # another's cache would choose the pixels
         whole = all(cached[part].dtype == torch.uint8 and cached[part].shape == (len(split), channels, size, size)
                     for part, split in zip(("train", "test"), names, strict=True))
         if cached["key"] == key and whole and cache.stat().st_uid in owners:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..system.errors import needed_for
+
 
 @dataclass
 class Whitening:
@@ -18,7 +20,8 @@ class Whitening:
     @classmethod
     def fit(cls, images: Tensor) -> "Whitening":
         """Fits kornia's ZCAWhitening to images (N, C, H, W), with the eps of MTT's loader."""
-        from kornia.enhance import ZCAWhitening  # here, because it takes seconds that only --zca needs
+        with needed_for("--zca", "kornia"):
+            from kornia.enhance import ZCAWhitening  # here, because it takes seconds
 
         fitted = ZCAWhitening(eps=0.1, compute_inv=True).fit(images)
         return cls(fitted.mean_vector, fitted.transform_matrix, fitted.transform_inv)

@@ -46,6 +46,7 @@ class Table:
         self.names = names
         self.column = {}  # file -> that of its images
         self.stamps = {}  # row -> what tells that it is the same
+        self._values = {}  # file -> where the encoded images are in that column
         self._places = {}  # row -> file and its number there
         self._group = self._rows = None  # the row group that was read last: its file and rows, and its images
 
@@ -65,7 +66,7 @@ class Table:
         return content
 
     def _read_group(self, file: str, row: int) -> None:
-        opened, start = _open(self.folder / file, self.column[file]), 0
+        opened, start = _open(self.folder / file, self._values[file]), 0
         for k in range(opened.num_row_groups):
             rows = range(start, start + opened.metadata.row_group(k).num_rows)
             if row in rows:
@@ -123,6 +124,8 @@ class Table:
         opened = self._open(name)
         features = _features(opened)
         self.column[name], label = _columns(name, opened.schema_arrow, features)
+        struct = opened.schema_arrow.field(self.column[name]).type.num_fields
+        self._values[name] = f"{self.column[name]}.bytes" if struct else self.column[name]
         labels = opened.read([label])[label].to_pylist()
         odd = next((k for k, value in enumerate(labels) if not isinstance(value, int | str)), None)
         if odd is not None:
@@ -168,7 +171,7 @@ class Table:
 def _open(path: Path, images: str = ""):
     """A Parquet file; UserError where it is damaged, unfolds to too much, or pyarrow is not there.
 
-    images: the column whose equal values are to stay one value in memory.
+    images: where the values are, of which equal ones are to stay one in memory.
     """
     try:
         import pyarrow
@@ -181,7 +184,7 @@ def _open(path: Path, images: str = ""):
                         f"{OLDEST} or later")
     try:
         files.open_regular(path).close()
-        opened = pyarrow.parquet.ParquetFile(path, read_dictionary=[images, f"{images}.bytes"] if images else None)
+        opened = pyarrow.parquet.ParquetFile(path, read_dictionary=[images] if images else None)
         groups = (opened.metadata.row_group(k) for k in range(opened.num_row_groups))
         unfolded, size = sum(group.total_byte_size for group in groups), path.stat().st_size
     except FileNotFoundError:

@@ -120,6 +120,8 @@ def load(name: str, data_path: str | Path, device: torch.device | str = "cpu", i
     if not len(arrays.test_labels):
         try:
             arrays = sources.split(arrays, seed)
+        except UserError:
+            raise
         except ValueError:
             raise UserError(f"--data_path {data_path}: too few images to keep a fifth of each class for testing; add "
                             "images, or a test folder") from None

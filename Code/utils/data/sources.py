@@ -1,4 +1,7 @@
-"""Where data sets come from: the readers of each published format, and of image folders."""
+"""Where data sets come from: the readers of each published format, and of image folders.
+
+Packages that take seconds to import, or that few data sets need, are imported by the functions that use them.
+"""
 
 import contextlib
 import io
@@ -11,15 +14,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor
-from torchvision.transforms.v2.functional import resize
 
 from ..system import files, unpickle
-from ..system.errors import UserError, is_out_of_memory, reason
+from ..system.errors import UserError, is_out_of_memory, needed_for, reason
 from ..system.imports import import_named
 from . import class_order, image_files, parquet
 from .arrays import Arrays, read_npz
@@ -89,7 +89,8 @@ class Source:
                             "another folder") from None
         except Exception as error:  # torchvision, SciPy and pickle raise many kinds
             if is_out_of_memory(error) and str(error):  # that of a damaged pickle has no words
-                raise
+                raise UserError(f"--data_path {data_path}: its files need more memory than there is ({reason(error)}); "
+                                "free some, or bring fewer or smaller images") from None
             advice = (f"put the whole, undamaged files {', '.join(self.files)} there, or delete those that are damaged "
                       "and connect to the internet, from where missing ones come" if self.download else
                       f"mend what its read returns: {RETURNED}" if ":" in name else
@@ -97,6 +98,7 @@ class Source:
             raise UserError(f"--data_path {data_path}: cannot load {name} ({reason(error)}); {advice}") from None
         if arrays.images.shape[2:] == (size, size):
             return arrays
+        from torchvision.transforms.v2.functional import resize
         return arrays._replace(images=resize(arrays.images, [size, size]),
                                test_images=resize(arrays.test_images, [size, size]))
 
@@ -218,7 +220,8 @@ def _read_digits(root: Path, size: int) -> Arrays:
     They have 8x8 pixels and are enlarged to 16x16, because a formation holds images of half the size, and
     of 4x4 pixels no digit can be read.
     """
-    from sklearn.datasets import load_digits  # here, because it takes a second that no other data set needs
+    with needed_for("--dataset digits", "scikit-learn"):
+        from sklearn.datasets import load_digits
 
     digits = load_digits()
     pixels = torch.from_numpy(digits.images).unsqueeze(1) * (255 / 16)
@@ -229,7 +232,8 @@ def _read_digits(root: Path, size: int) -> Arrays:
 
 def split(arrays: Arrays, seed: int) -> Arrays:
     """Moves a fifth of the training images, stratified by class, to the empty test set; ValueError if too few."""
-    from sklearn.model_selection import train_test_split
+    with needed_for("a data set without test images", "scikit-learn"):
+        from sklearn.model_selection import train_test_split
 
     rows = np.arange(len(arrays.labels))
     train, test = train_test_split(rows, test_size=0.2, stratify=arrays.labels, random_state=seed)
@@ -256,7 +260,9 @@ def say_untested(arrays: Arrays) -> None:
 
 def _grey(name: str, mean: float, std: float) -> Source:
     """MNIST and Fashion-MNIST: four idx files."""
-    dataset = getattr(torchvision.datasets, name)
+    def dataset(root: Path, **more):
+        from torchvision import datasets
+        return getattr(datasets, name)(root, **more)
 
     def read(root: Path, size: int) -> Arrays:
         train, test = dataset(root, train=True), dataset(root, train=False)
@@ -267,14 +273,12 @@ def _grey(name: str, mean: float, std: float) -> Source:
     return Source((mean,), (std,), 28, read, tuple(files), lambda root: dataset(root, download=True))
 
 
-def _cifar(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Source:
-    """CIFAR-10 and CIFAR-100: pickles, of which nothing is run."""
-    dataset = getattr(torchvision.datasets, name)
-    train_files, test_files = ([file for file, _ in files] for files in (dataset.train_list, dataset.test_list))
-
+def _cifar(name: str, folder: str, train_files: list[str], test_files: list[str], names_file: str, names_key: str,
+           mean: tuple[float, ...], std: tuple[float, ...]) -> Source:
+    """CIFAR-10 and CIFAR-100: pickles in a folder, of which nothing is run; the names of the classes in one more."""
     def read(root: Path, size: int) -> Arrays:
         def content(file: str) -> dict:
-            with files.open_regular(root / dataset.base_folder / file) as opened:
+            with files.open_regular(root / folder / file) as opened:
                 return unpickle.load(opened)
 
         def images_and_labels(files: list[str]) -> tuple[Tensor, Tensor]:
@@ -285,15 +289,22 @@ def _cifar(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Source
                 raise ValueError(f"labels in {files[0]} are not whole numbers")
             return torch.from_numpy(images), torch.from_numpy(labels).long()
 
-        names = content(dataset.meta["filename"])[dataset.meta["key"]]
+        names = content(names_file)[names_key]
         return Arrays(*images_and_labels(train_files), *images_and_labels(test_files), list(names))
 
-    every = [f"{dataset.base_folder}/{file}" for file in (*train_files, *test_files, dataset.meta["filename"])]
-    return Source(mean, std, 32, read, tuple(every), lambda root: dataset(root, download=True))
+    def download(root: Path):
+        from torchvision import datasets
+        return getattr(datasets, name)(root, download=True)
+
+    every = [f"{folder}/{file}" for file in (*train_files, *test_files, names_file)]
+    return Source(mean, std, 32, read, tuple(every), download)
 
 
 def _read_svhn(root: Path, size: int) -> Arrays:
     """SVHN's cropped digits, without the extra ones; its label 10 means 0."""
+    with needed_for("--dataset SVHN", "scipy"):
+        import scipy.io
+
     def images_and_labels(part: str) -> tuple[Tensor, Tensor]:
         path = root / f"{part}_32x32.mat"
         found = [(name, shape) for name, shape, _ in scipy.io.whosmat(path)]  # which reads no more than sizes
@@ -311,7 +322,8 @@ def _read_svhn(root: Path, size: int) -> Arrays:
 
 
 def _download_svhn(root: Path):
-    return [torchvision.datasets.SVHN(root, part, download=True) for part in ("train", "test")]
+    from torchvision.datasets import SVHN
+    return [SVHN(root, part, download=True) for part in ("train", "test")]
 
 
 SOURCES = {
@@ -320,8 +332,10 @@ SOURCES = {
     "FashionMNIST": _grey("FashionMNIST", 0.2861, 0.3530),
     "SVHN": Source((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970), 32, _read_svhn,
                    ("train_32x32.mat", "test_32x32.mat"), _download_svhn),
-    "CIFAR10": _cifar("CIFAR10", (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-    "CIFAR100": _cifar("CIFAR100", (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "CIFAR10": _cifar("CIFAR10", "cifar-10-batches-py", [f"data_batch_{k}" for k in range(1, 6)], ["test_batch"],
+                      "batches.meta", "label_names", (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "CIFAR100": _cifar("CIFAR100", "cifar-100-python", ["train"], ["test"], "meta", "fine_label_names",
+                       (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
     "TinyImageNet": Source((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 64, _read_tiny),
     "folder": Source(None, None, 32, _read_users, ("train/<class>/*.png",)),
 }

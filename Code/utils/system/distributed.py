@@ -60,21 +60,20 @@ def process_group(device: torch.device):
             raise UserError(f"torchrun: {here} processes on a machine with {gpus} GPUs; start at most one for each GPU")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
-    _end_with_parent(signal.SIGKILL)  # a process that waits for others in here hears no other signal
+    _end_with_parent("SIGKILL")  # a process that waits for others in here hears no other signal
     with _others_alive():
         dist.init_process_group(backend, timeout=JOINING)
         _set_timeout(PATIENCE)
-    _end_with_parent(signal.SIGTERM)  # on which a run keeps its work
+    _end_with_parent("SIGTERM")  # on which a run keeps its work
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if rank() else sys.stdout):
         yield
     dist.destroy_process_group()
 
 
-def _end_with_parent(number: int) -> None:
+def _end_with_parent(name: str) -> None:
     """From now on this signal comes when the process that started this one ends: torchrun. On Linux alone."""
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    if prctl is not None and sys.platform.startswith("linux"):
-        prctl(PR_SET_PDEATHSIG, number)
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, getattr(signal, name))
 
 
 def _set_timeout(timeout: timedelta) -> None:

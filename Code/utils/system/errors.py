@@ -1,14 +1,25 @@
 """The one exception that means "the user can put this right", and what those of others mean."""
 
+import contextlib
+
 import torch
 
 OUT_OF_MEMORY = "allocate memory", "out of memory", "ALLOC_FAILED"  # of the CPU, CUDA, its libraries
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """Bad input. The message names the flag or file and says what to do; scripts print it and exit with 2."""
 
     exit_code = 2
+
+
+@contextlib.contextmanager
+def needed_for(what: str, package: str):
+    """Around the import of a package that not all need: where it is not installed, a UserError says what does."""
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(f"{what}: {package} is needed ({reason(error)}); install it: pip install {package}") from None
 
 
 def reason(error: Exception) -> str:

@@ -5,35 +5,65 @@ Where several processes share a run, the first one writes its files.
 
 import contextlib
 import errno
-import fcntl
+import glob
 import json
 import os
 import secrets
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+try:
+    import fcntl
+except ImportError:  # on Windows, which removes no file that is open
+    fcntl = None
+
 from . import distributed
-from .errors import UserError
+from .errors import UserError, reason
+
+NO_LOCKS = errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP  # of file systems without them
+NO_LINK, NO_WAIT = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)  # which Windows lacks, and needs not
 
 
 @distributed.main_process_only
 def write_whole(path: Path, write) -> None:
     """Calls `write(file)` on a temporary file beside `path`, then renames it into place.
 
-    Raises UserError where the file cannot be written; what was there before stays.
+    Raises UserError where the file cannot be written; what was there before stays. Temporary files of processes that
+    were killed while they wrote to `path` are removed.
     """
     with writing(path):
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        remove_temporary(path.parent, glob.escape(path.name))
+        temporary, handle = _new_temporary(path)
         try:
-            with temporary.open("xb") as file:  # which fails where something of this name is there
+            with open(handle, "wb", closefd=not fcntl) as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what went wrong before is what is said
+                temporary.unlink(missing_ok=True)
             raise
+        finally:
+            if fcntl:
+                os.close(handle)
+
+
+def _new_temporary(path: Path) -> tuple[Path, int]:
+    """A new file beside `path`, open and locked, so that no other process takes it for one that was left behind."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        if fcntl:
+            with contextlib.suppress(OSError):  # where there are no locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        if temporary.exists():  # not taken before it was locked
+            return temporary, handle
+        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -52,17 +82,40 @@ def locked(folder: Path):
     if distributed.rank() > 0:
         yield
         return
-    with writing(folder / "lock"):
-        file = open_to_append(folder / "lock")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with lock(folder / "lock") as held:
+        if not held:
             raise UserError(f"--save_path: another run is writing to {folder}; wait for its end or choose another "
-                            "folder") from None
-        except OSError as error:
-            print(f"note: {folder} cannot be locked ({error.strerror}); start only one run there", flush=True)
+                            "folder")
         yield
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[bool]:
+    """Holds the system's lock on a file; False where another process holds it. A line where the system has no locks.
+
+    Raises UserError where the file cannot be written, and where it is a link, which would lead out of its folder.
+    """
+    guard = FileLock(path, timeout=0)
+    with writing(path):
+        held = _acquired(guard, path)
+    try:
+        yield held
+    finally:
+        guard.release()
+
+
+def _acquired(guard: FileLock, path: Path) -> bool:
+    try:
+        if path.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        guard.acquire()
+    except Timeout:
+        return False
+    except (OSError, NotImplementedError) as error:  # the latter is filelock's word for the former
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            raise
+        print(f"note: {path.parent} cannot be locked ({reason(error)}); start only one run there", flush=True)
+    return True
 
 
 @distributed.main_process_only
@@ -77,9 +130,20 @@ def remove(folder: Path, *names: str) -> None:
                                 "again, a run with --resume auto") from None
 
 
+@distributed.main_process_only
 def remove_temporary(folder: Path, *names: str) -> None:
-    """Removes what `write_whole` left where a process was killed; `names` are patterns of final names."""
-    remove(folder, *(f".{name}.????????" for name in names))
+    """Removes what `write_whole` left where a process was killed; `names` are patterns of final names.
+
+    What another process is writing stays, and so does what cannot be removed, such as another user's file.
+    """
+    for path in (path for name in names for path in folder.glob(f".{name}.{'[0-9a-f]' * 8}")):
+        with contextlib.suppress(OSError):
+            if not fcntl:
+                path.unlink()
+                continue
+            with open(path, "r+b", opener=_open_regular) as file:  # for writing, which locks of NFS need
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
 
 
 def make_folder(path: Path, flag: str = "--save_path") -> Path:
@@ -104,7 +168,7 @@ def write_json(path: Path, content: dict) -> None:
 
 def open_to_append(path: Path):
     """A file to append to; OSError where it is a link, which would lead out of its folder, or no regular file."""
-    return open(path, "a", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666))
+    return open(path, "a", opener=lambda name, flags: os.open(name, flags | NO_LINK | NO_WAIT, 0o666))
 
 
 def append_json(path: Path, content: dict) -> None:
@@ -127,7 +191,7 @@ def open_regular(path: Path):
 
 
 def _open_regular(path: str, flags: int) -> int:
-    handle = os.open(path, flags | os.O_NONBLOCK)
+    handle = os.open(path, flags | NO_WAIT)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OSError(errno.ENODEV, "not a regular file", path)

@@ -2,13 +2,17 @@
 
 import contextlib
 import ctypes
-import resource
 import sys
 from itertools import accumulate
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None
 
 from . import distributed
 from .errors import UserError, is_out_of_memory, reason
@@ -71,10 +75,15 @@ def _left_to_group(folder: Path) -> float:
     return float("inf")
 
 
-def memory_peak(device: torch.device) -> float:
-    """The most memory that this process has held so far, in GB: of the GPU, or else of the machine."""
+def memory_peak(device: torch.device) -> float | None:
+    """The most memory that this process has held so far, in GB: of the GPU, or else of the machine.
+
+    None where the system does not tell, as on Windows.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
+    if resource is None:
+        return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
@@ -97,6 +106,12 @@ def batch_that_fits(network: nn.Module, image: Tensor) -> int:
     each = PASSES_IN_MEMORY * sum(size for place, size in kept.items() if place not in own)
     count = int(max(1, min(MOST_IMAGES[image.device.type], free_memory(image.device) / each)))
     return 2 ** (count.bit_length() - 1) if image.device.type == "cuda" else count
+
+
+def peak_in_words(device: torch.device) -> str:
+    """The same, to be printed."""
+    peak = memory_peak(device)
+    return "not known on this system" if peak is None else f"{peak:.2f} GB"
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from . import distributed, logs
 from .errors import UserError, in_one_line
-from .signals import Stopped, ending_on_sigterm
+from .signals import Stopped, ending_on_sigterm, resume_command
 
 
 @contextlib.contextmanager
@@ -18,9 +18,11 @@ def reported(alone: bool = False):
     """
     with open(os.devnull, "w") as nowhere:
         errors = logs.Output(sys.stderr or nowhere)
-        output = logs.Output(sys.stdout or nowhere, note=errors)
+        output = logs.Output(sys.stdout or nowhere, note=errors, plain=True)
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors), _ended_in_one_line():
             if alone and distributed.started_by_torchrun():
+                if os.environ.get("RANK", "0") != "0":  # the first one says it
+                    sys.exit(UserError.exit_code)
                 raise UserError("torchrun: this script runs in one process alone; start it with python3")
             with ending_on_sigterm():
                 yield
@@ -36,7 +38,8 @@ def _ended_in_one_line():
         sys.exit(error.exit_code)
     except Stopped as stopped:
         if distributed.rank() == 0:
-            print(f"{name}: {in_one_line(stopped)}", file=sys.stderr, flush=True)
+            again = in_one_line(resume_command())
+            print(f"{name}: {stopped}; continue with: {again}", file=sys.stderr, flush=True)
         sys.exit(stopped.exit_code)
     except KeyboardInterrupt:  # where no `Interrupts` notes it
         print(f"{name}: stopped by Ctrl-C", file=sys.stderr, flush=True)

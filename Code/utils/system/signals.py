@@ -7,24 +7,25 @@ import signal
 import sys
 import threading
 
-from . import distributed
+from . import distributed, logs
 
 # SLURM sends SIGTERM before it preempts, and SIGUSR1 where a job asks for that with --signal.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+# Windows lacks the last two.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
 
 
 class Stopped(Exception):
     """A run ended because of a signal. Its exit code is that of a process that the signal ended."""
 
     def __init__(self, number: int):
-        super().__init__(f"stopped by {signal.Signals(number).name}; continue with: {resume_command()}")
-        self.exit_code = 128 + number
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number, self.exit_code = number, 128 + number
 
 
 class Interrupts:
     """While this context lasts, a signal does not end the process: `check` raises Stopped at the next good moment.
 
-    After the first signal, Ctrl-C ends the process at once.
+    After the first signal, Ctrl-C ends the process at once, or in a notebook, which would be lost, what the cell does.
     """
 
     def __init__(self):
@@ -44,9 +45,9 @@ class Interrupts:
         self.received = self.received or number
         if distributed.world_size() > 1:  # torchrun passes on what the terminal has already sent
             return
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler if logs.in_notebook() else signal.SIG_DFL)
         with contextlib.suppress(OSError):  # print is not for signal handlers
-            os.write(2, b"stopping as soon as the work is kept; Ctrl-C stops at once\n")
+            os.write(2, b"\r\x1b[K" * os.isatty(2) + b"stopping as soon as the work is kept; Ctrl-C stops at once\n")
 
     def check(self):
         """Raises Stopped if a signal has come."""
@@ -69,4 +70,6 @@ def resume_command() -> str:
     words = sys.orig_argv
     if distributed.world_size() > 1:
         words = ["torchrun", f"--nproc_per_node={os.environ['LOCAL_WORLD_SIZE']}", *sys.argv]
-    return shlex.join(words if words[-2:] == ["--resume", "auto"] else [*words, "--resume", "auto"])
+    kept = [word for k, word in enumerate(words) if not word.startswith("--resume=")
+            and "--resume" not in (word, words[k - 1] if k else "")]
+    return shlex.join([*kept, "--resume", "auto"])

@@ -1,0 +1,1 @@
+"""The scripts that an installed package has, too: their command lines, and what they do."""
