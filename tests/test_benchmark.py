@@ -1,6 +1,7 @@
 """benchmark.py as users run it; what it times is not asserted, for that is the machine's."""
 
 import json
+import subprocess
 
 import pytest
 import torch
@@ -15,7 +16,13 @@ SMALL = ["--dataset", "digits", "--model", "ConvNetW32", "--ipc", 1, "--batch_re
 TRAINED = ["--trained_bs", 16, "--model_train_steps", 1]
 
 
-def test_table_and_json_of_dm(tmp_path):
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """The loops are timed by the same command lines, without the seconds that new processes take to start."""
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: call_script(*command[1:]))
+
+
+def test_table_and_json_of_dm(in_this_process, tmp_path):
     """DM brings its recipe: no formation, a fresh network in place of pool training, and a literal loop of its own."""
     done = call_script("benchmark.py", *SMALL, "--method", "DM", "--save_path", tmp_path)
     result = json.loads((tmp_path / "benchmark_DM_digits_ConvNetW32_1ipc_fp32.json").read_text())

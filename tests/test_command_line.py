@@ -75,6 +75,15 @@ def test_a_flag_that_is_unknown_is_answered_with_one_that_is_known(script):
     assert error.endswith("unrecognized arguments: --data-paht x; did you mean --data_path?")
 
 
+@pytest.mark.parametrize("command, meant", [
+    (["pretrain.py", "--model", "ConvNetW33"], "ConvNetW32"), (["pretrain.py", "--dataset", "cifar11"], "CIFAR10"),
+    (["evaluate.py", "--synthetic", "none.pt", "--model", "RestNet18"], "ResNet18"),
+    (["compare.py", "--methods", "BACNO"], "BACON")])
+def test_names_are_answered_in_every_script(command, meant):
+    error, = call_script(*command, expect=2).stderr.splitlines()
+    assert error.endswith(f"; did you mean {meant}?")
+
+
 @pytest.mark.parametrize("flags, meant", [
     (["--iterations", "5"], "--Iteration"), (["--lr-img=3"], "--lr_img"), (["--Aug"], "--aug"),
     (["--dataset", "cifar11"], "CIFAR10"), (["--dataset", "MINST"], "MNIST"), (["--method", "Bacons"], "BACON"),

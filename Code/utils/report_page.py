@@ -1,5 +1,6 @@
 """The report of runs as one page: what report.py writes."""
 
+import glob
 import json
 import os
 import re
@@ -22,11 +23,21 @@ from .data import RealData, sources
 from .distill import initial_images
 from .draws import Draws
 from .options import build_parser, published_options, replaced
-from .run_files import is_finished, losses_path, metrics_path, options_path, picture_path, set_path, undamaged
+from .run_files import (
+    data_name,
+    is_finished,
+    losses_path,
+    metrics_path,
+    options_path,
+    picture_path,
+    set_path,
+    undamaged,
+)
 from .summary import table_cell
 from .system import files, logs, memory
 from .system.errors import UserError, in_one_line, say
 
+FOLDER = "report_files"  # of the pictures of report.md
 PAGE_BYTES = 8_000_000  # of pixels, shared out among the views of the sets on a page
 PER_LINE = 10  # images of a class in a line
 OPEN_CLASSES = 10  # classes that are shown without unfolding the rest, or by colour
@@ -82,7 +93,7 @@ class Run:
 
     @property
     def title(self) -> str:
-        return f"{self.options.method} on {self.options.dataset}, IPC {self.options.ipc}"
+        return f"{self.options.method} on {data_name(self.options)}, IPC {self.options.ipc}"
 
     def unfinished(self) -> str:
         """Where an unfinished run stands, else nothing."""
@@ -116,7 +127,7 @@ class Run:
             best = [a for end in last for line in own for a in line["accuracies"]
                     if (line["experiment"], line["iteration"]) == (end["experiment"], end["best_iteration"])]
             rows.append({
-                "dataset": options.dataset, "method": options.method, "ipc": str(options.ipc), "network": network,
+                "dataset": data_name(options), "method": options.method, "ipc": str(options.ipc), "network": network,
                 "formation": "2×2 formation" if self.formation == 2 else "",
                 "iterations": f"{options.Iteration:,}" if options.Iteration else "none",
                 "accuracy": table_cell(values), "networks": f"{len(values)} network{'s' * (len(values) > 1)}",
@@ -151,7 +162,7 @@ def find_runs(options) -> list[Run]:
     if not runs:
         raise UserError(f"{' '.join(map(str, options.folders))}: no run with an evaluated set; give what a run left in "
                         "--save_path")
-    return sorted(runs.values(), key=lambda run: (run.options.dataset, run.options.ipc))
+    return sorted(runs.values(), key=lambda run: (data_name(run.options), run.options.ipc))
 
 
 def duration(seconds: float) -> str:
@@ -334,18 +345,25 @@ def markdown(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>|#&~])", r"\\\1", in_one_line(" ".join(str(text).split())))
 
 
+def check_folder(target: Path) -> None:
+    """UserError where the pictures of report.md would land elsewhere, and those there be removed."""
+    if (folder := target / FOLDER).is_symlink():
+        raise UserError(f"{folder}: a link, which could lead anywhere; remove it, or choose another --save_path")
+
+
 def write(sections: list[dict], target: Path) -> None:
     """Writes report.html, report.md and the pictures of the latter, and removes those of an earlier report."""
-    folder = files.make_folder(target / "report_files")
+    check_folder(target)
+    folder = files.make_folder(target / FOLDER)
     for part in sections:
         part["files"] = save_pictures(part, folder)
-    for old in set(folder.glob("run*.png")) - {folder / name for part in sections for name in part["files"].values()}:
-        old.unlink()
+    kept = {name for part in sections for name in part["files"].values()}
+    files.remove(folder, *(glob.escape(path.name) for path in folder.glob("run*.png") if path.name not in kept))
     templates = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
                                    autoescape=jinja2.select_autoescape(["html"]), undefined=jinja2.StrictUndefined,
                                    trim_blocks=True, lstrip_blocks=True)
     templates.filters |= {"strip": strip, "markdown": markdown, "svg": figures.svg}
-    datasets = ", ".join(dict.fromkeys(part["run"].options.dataset for part in sections))
+    datasets = ", ".join(dict.fromkeys(data_name(part["run"].options) for part in sections))
     for name in ("report.html", "report.md"):
         text = templates.get_template(name).render(sections=sections, title=f"Distilled sets: {datasets}",
                                                    date=time.strftime("%Y-%m-%d"), open_classes=OPEN_CLASSES,
@@ -357,6 +375,7 @@ def run(options: Namespace) -> None:
     """Reports on the runs that the options of report.py name. UserError where there is none."""
     runs = find_runs(options)
     target = files.make_folder(options.save_path or options.folders[0])
+    check_folder(target)  # before hours of work
     memory.keep_freed_memory()
     sections = [section(k, run, PAGE_BYTES // len(runs), options.quick, options.data_path)
                 for k, run in enumerate(runs, 1)]

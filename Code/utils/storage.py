@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import augment, foreign_sets
+from .data import arrays
 from .data.normalisation import Whitening, per_channel, to_pixels
 from .system import files, unpickle
 from .system.errors import UserError, reason
@@ -65,7 +66,7 @@ def _read_parts(path: Path, labels: str | Path | None) -> dict:
 
 def _read(path: Path):
     if path.suffix.lower() in (".npz", ".npy"):
-        return foreign_sets.arrays(path)
+        return arrays.read(path)
     with files.open_regular(path) as file:
         if path.suffix.lower() in (".pkl", ".pickle"):
             return unpickle.load(file)

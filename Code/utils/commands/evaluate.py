@@ -24,7 +24,7 @@ from ..command_line import Parser, accepted_by, as_path, new_parser, whole_numbe
 from ..data import RealData, class_order, image_files, load_data
 from ..draws import Draws
 from ..experiment import check_networks, memory_accounted
-from ..options import add_data, add_evaluation, replaced
+from ..options import add_data, add_evaluation, give_name, replaced
 from ..summary import mean_and_std, percent
 from ..system import device, files, logs, memory
 from ..system.errors import UserError, say
@@ -49,7 +49,7 @@ def parse() -> tuple[Namespace, dict]:
                        help="with --fair, of a set with soft labels: folder of networks that pretrain.py trained, "
                             "which give random images theirs")
     group.add_argument("--soft_stages", type=whole_number(0), nargs="+", metavar="STEPS",
-                       help="with --pool: networks after so many steps; None: all that are kept")
+                       help="with --pool: networks after so many steps (default: all that are kept)")
     add_protocol(parser)
     first = parser.parse_args()
     path = first.synthetic
@@ -59,6 +59,7 @@ def parse() -> tuple[Namespace, dict]:
     parser.set_defaults(**{name: str(used[name]) for name in PROTOCOL  # as if they were flags, so that they are checked
                            if used.get(name) is not None})
     options = parser.parse_args()
+    give_name(parser, options)
     if options.pixels and ("mean" in saved["meta"] or pictures):
         parser.error(f"--pixels: {path} says itself what its images are; leave it out")
     if options.zca and "mean" in saved["meta"]:
@@ -79,7 +80,7 @@ def add_protocol(parser: Parser) -> None:
     group.add_argument("--pixels", choices=foreign_sets.UNITS,
                        help="what the values of another project's images are, where that is not clear")
     group.add_argument("--aug", action="store_true", help="its images are 2x2 formations (ours say so themselves)")
-    group.add_argument("--model", type=accepted_by(networks.check_name), default="ConvNet",
+    group.add_argument("--model", type=accepted_by(networks.check_name, networks.NETWORKS), default="ConvNet",
                        help="network of mode S")
     add_data(parser)
     add_evaluation(parser)
@@ -101,7 +102,7 @@ def load_test_data(options, meta: dict) -> RealData:
     if data.class_names != wanted:
         source = meta.get("dataset", "others")
         labels = class_labels(data, wanted, f"--dataset {options.dataset}: {options.synthetic} was made from {source}",
-                              spelled=source == data.name)
+                              spelled=source == options.dataset)
         if len(labels) != data.num_classes:
             raise UserError(f"--dataset {data.name}: {options.synthetic} was made from {len(labels)} of its classes; "
                             "name a --data_path that has these alone")

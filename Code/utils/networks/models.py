@@ -52,9 +52,9 @@ class ConvNet(nn.Module):
         for block in range(depth):
             padding = 3 if block == 0 and channel == 1 else 1
             height, breadth = height + 2 * padding - 2, breadth + 2 * padding - 2
-            layers.append(Conv2d(channel if block == 0 else width, width, 3, padding=padding))
             if normalisation == "instance" and height * breadth == 1:
-                raise ValueError("normalised to nothing")
+                raise ValueError("a value that is normalised alone is 0")
+            layers.append(Conv2d(channel if block == 0 else width, width, 3, padding=padding))
             if NORMALISATIONS[normalisation]:
                 layers.append(NORMALISATIONS[normalisation]((width, height, breadth)))
             layers.append(ACTIVATIONS[activation]())
@@ -199,7 +199,7 @@ class ResNet18(nn.Module):
         self.pool = nn.Identity() if average_pooling else nn.AvgPool2d(4)
         count = _flat_size(self, self._features, channel, im_size)
         if average_pooling and count == inputs:  # of one pixel, which a batch of one image leaves as nothing
-            raise ValueError("normalised to nothing")
+            raise ValueError("a value that is normalised alone is 0")
         self.classifier = nn.Linear(count, num_classes)
 
     def _features(self, x: Tensor) -> Tensor:
