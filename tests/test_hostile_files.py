@@ -40,7 +40,8 @@ from utils.system import files
 from utils.system.errors import UserError
 
 INPUTS = [500, pytest.param(2000, marks=pytest.mark.slow)]
-SLOWER = {"image cache": 5, "options.json": 5, "metrics.jsonl": 5, "losses.jsonl": 5, "set of a run": 5}  # times
+SLOWER = {"image cache": 5, "options.json": 5, "metrics.jsonl": 5, "losses.jsonl": 5, "set of a run": 5,
+          "metrics.jsonl, drawn": 25, "losses.jsonl, drawn": 25}  # times
 ODD = [None, True, -1, 0, 10**30, 1e308, float("nan"), "", "x", "\x1b[2J\n", [], [1], {}, {"x": 1}]  # in JSON
 SECONDS, BYTES = 10, 3 * 10**8  # for each, of the CPU, and more than before
 
@@ -246,7 +247,8 @@ READERS = {"idx images": idx, "idx labels": idx_labels, "mat": mat, "CIFAR-10 pi
            "checkpoint": state, "network": trained_network, "card": card, "budget.json": budget,
            "options.json": of_a_run(run_files.options_path), "metrics.jsonl": of_a_run(run_files.metrics_path),
            "losses.jsonl": of_a_run(run_files.losses_path), "set of a run": of_a_run(run_files.set_path),
-           "image cache": image_cache}
+           "metrics.jsonl, drawn": of_a_run(run_files.metrics_path, show=True),
+           "losses.jsonl, drawn": of_a_run(run_files.losses_path, show=True), "image cache": image_cache}
 
 
 @contextlib.contextmanager
@@ -266,7 +268,7 @@ def test_damaged_files_end_in_one_line(reader, count, tmp_path, capfd):
     """Each within SECONDS and BYTES, and nothing on standard error but that line."""
     path, read = READERS[reader](tmp_path)
     read()
-    count = count // SLOWER.get(reader, 1) if count == 500 else count
+    count = count // SLOWER.get(reader, 1) if count == 500 or "drawn" in reader else count
     content, rng, refused = path.read_bytes(), np.random.default_rng(count), 0
     with short_of_memory(BYTES), warnings.catch_warnings(record=True, action="always") as warned:
         for turn in range(count):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from .system import device
+from .system import device, files
 from .system.errors import UserError, reason
 
 
@@ -62,6 +62,14 @@ def options_path(folder: Path) -> Path:
 def metrics_path(folder: Path) -> Path:
     """Accuracies: a line for each network at each evaluation."""
     return folder / "metrics.jsonl"
+
+
+def read_metrics(folder: Path) -> list[dict]:
+    """The lines of metrics.jsonl; ValueError where their accuracies are none."""
+    lines = files.read_json_lines(metrics_path(folder))
+    if not all(line["accuracies"] and all(0 <= value <= 1 for value in line["accuracies"]) for line in lines):
+        raise ValueError("accuracies in metrics.jsonl are not within 0 and 1")
+    return lines
 
 
 def losses_path(folder: Path) -> Path:

@@ -60,7 +60,7 @@ def summarise(method: str, cells: list[argparse.Namespace]) -> list[dict]:
     """
     folders = [run_files.run_folder(options) for options in cells]
     sets = [storage.load(run_files.set_path(folder)) for folder in folders]
-    lines = [line for folder in folders for line in files.read_json_lines(run_files.metrics_path(folder))]
+    lines = [line for folder in folders for line in run_files.read_metrics(folder)]
     rows = []
     for network in sets[0]["accs_all_exps"]:
         accuracies = [a for one in sets for a in one["accs_all_exps"][network]]

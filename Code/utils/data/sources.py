@@ -310,7 +310,7 @@ def _read_svhn(root: Path, size: int) -> Arrays:
         found = scipy.io.whosmat(path)  # which reads no more than names, shapes and types
         if sorted(name for name, *_ in found) != ["X", "y"] or not all(
                 0 < math.prod(shape) <= SVHN_MOST * (32 * 32 * 3 if name == "X" else 1)
-                and kind in (("uint8",) if name == "X" else ("uint8", "double")) for name, shape, kind in found):
+                and (name == "y" or kind == "uint8") for name, shape, kind in found):
             raise ValueError(f"{path.name} holds {found}, not X and y of at most {SVHN_MOST} images of 32x32")
         content = scipy.io.loadmat(path)
         images = np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1))
