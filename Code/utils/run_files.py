@@ -65,10 +65,11 @@ def metrics_path(folder: Path) -> Path:
 
 
 def read_metrics(folder: Path) -> list[dict]:
-    """The lines of metrics.jsonl; ValueError where their accuracies are none."""
+    """The lines of metrics.jsonl; ValueError where their accuracies or seconds are none."""
     lines = files.read_json_lines(metrics_path(folder))
-    if not all(line["accuracies"] and all(0 <= value <= 1 for value in line["accuracies"]) for line in lines):
-        raise ValueError("accuracies in metrics.jsonl are not within 0 and 1")
+    if not all(line["accuracies"] and all(0 <= value <= 1 for value in line["accuracies"])
+               and 0 <= line["seconds"] < 1e12 for line in lines):
+        raise ValueError("accuracies or seconds in metrics.jsonl are none")
     return lines
 
 
