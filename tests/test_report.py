@@ -162,7 +162,12 @@ def test_unfinished_and_damaged_runs(result, tmp_path):
     storage.save(copy / f"res_{RUN}.pt", record)
     (copy / RUN / "losses.jsonl").write_text("")
     shutil.copytree(copy / RUN, tmp_path / "waiting" / "BACON_MNIST_ConvNetW32_50ipc")
+    (tmp_path / "report_files").mkdir()
+    for name in ("run9_0_[old].png", "mine.png"):  # of an earlier report, and of somebody else
+        (tmp_path / "report_files" / name).write_text("")
     done = call_script("report.py", tmp_path, "--quick")
+    pictures = {path.name for path in (tmp_path / "report_files").iterdir()}
+    assert "mine.png" in pictures and "run9_0_[old].png" not in pictures
     text = text_of((tmp_path / "report.html").read_text())
     assert "50ipc has no evaluated set yet" in done.stdout and "1 run," in text
     assert "unfinished: experiment 1 of 2 at iteration 1 of 2; shortened" in text
@@ -209,6 +214,17 @@ def test_folders_that_a_file_names_are_not_written_to(hostile, result, tmp_path)
         done = call_script("report.py", copy)
         assert ("its files are not there" in done.stdout) == (dataset == "MNIST"), done.stdout
         assert sorted(there.parent.rglob("*")) == before
+
+
+def test_pictures_do_not_go_through_a_link(result, tmp_path):
+    """Nor are those of another folder removed."""
+    mine, there = tmp_path / "mine", tmp_path / "there"
+    for folder in (mine, there):
+        folder.mkdir()
+    (mine / "run1_0_mine.png").write_text("mine")
+    (there / "report_files").symlink_to(mine)
+    line, = call_script("report.py", result, "--quick", "--save_path", there, expect=2).stderr.splitlines()
+    assert "report_files: a link" in line and [path.name for path in mine.iterdir()] == ["run1_0_mine.png"]
 
 
 def test_a_size_that_is_not_the_sets_is_refused_before_the_data_are_brought_to_it(result, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 import children
-from conftest import TINY
+from conftest import TINY, call_script
 from formats import Payload
 from test_hostile_files import mutate
 from utils import checkpoint, data, storage
@@ -400,14 +400,56 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
     assert (tmp_path / "owned").exists(), "it would have run"
 
 
-@pytest.mark.parametrize("change", [{"experiment": "1"}, {"last": [{"images": 1}]}, {"metrics": None},
-                                    {"iteration": 99}, {"experiment": -1}, {"seconds": float("nan")}, {"best": []},
-                                    {"distillation": {"images": torch.zeros(2)}}], ids=lambda change: "".join(change))
+def forged_optimizer(**values):
+    """A change to a checkpoint: the momentum of its images."""
+    return lambda state: state["distillation"]["optimizer"].update(values)
+
+
+def forged_member(part, key, value):
+    """A change to a checkpoint: of the first network of its pool."""
+    def change(state):
+        member = state["distillation"]["pool"]["members"][0]
+        (member if part is None else member[part])[key] = value
+    return change
+
+
+def forged_last(**values):
+    return lambda state: state["last"][0].update(values)
+
+
+NAN, SHAPE = float("nan"), (10, 1, 1, 16, 16)
+FORGED = [
+    {"experiment": "1"}, {"last": [{"images": 1}]}, {"metrics": None}, {"iteration": 99}, {"experiment": -1},
+    {"seconds": NAN}, {"best": []}, {"distillation": {"images": torch.zeros(2)}}, {"metrics": [5]},
+    {"losses": [{"terms": torch.ones(2)}]}, {"metrics": [{1: 2}]},
+    lambda state: state["options"].update(seed=torch.zeros(2)), lambda state: state["options"].update({5: 5}),
+    lambda state: state["distillation"]["pool"].update(members=[]),
+    lambda state: state["distillation"]["pool"].update(created=-1),
+    lambda state: state["distillation"].update(images=torch.zeros(SHAPE, dtype=torch.float64)),
+    *(forged_optimizer(velocity=value) for value in (
+        torch.zeros(1), torch.zeros(10, 1, 1, 16, 8), torch.full(SHAPE, NAN), torch.zeros(SHAPE, dtype=torch.cfloat),
+        torch.zeros(SHAPE).to_sparse(), 5, None)),
+    lambda state: state["distillation"].update(optimizer={}),
+    forged_member("optimizer", "state", {0: {"momentum_buffer": torch.zeros(1)}}),
+    forged_member("optimizer", "state", {0: {"momentum_buffer": 5}}), forged_member("optimizer", "state", [1]),
+    forged_member("network", "classifier.weight", torch.zeros(1)), forged_member(None, "seen", -1),
+    forged_member(None, "seen", 1.5), forged_member(None, "correct", torch.zeros(3)),
+    forged_member(None, "correct", torch.tensor(NAN)),
+    forged_last(images=torch.full((10, 1, 16, 16), NAN)), forged_last(images=torch.zeros(1, 1, 16, 16)),
+    forged_last(labels=torch.zeros(10, dtype=torch.int64)), forged_last(accuracies={"ConvNetW32": [1.5]}),
+    forged_last(accuracies={"ConvNetW32": [NAN]}), forged_last(accuracies={}), forged_last(iteration=-1)]
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+@pytest.mark.parametrize("change", FORGED, ids=range(len(FORGED)))
 def test_checkpoint_that_does_not_fit_is_one_line(killed, change, tmp_path):
+    """One whose checksum is right."""
     last = copy(killed, tmp_path) / checkpoint.LAST
-    last.write_bytes(encoded(checkpoint.read(last) | change))
+    state = checkpoint.read(last)
+    state.update(change) if isinstance(change, dict) else change(state)
+    last.write_bytes(encoded(state))
     (checkpoints(tmp_path) / checkpoint.PREVIOUS).unlink()
-    line, = children.run(tmp_path, *RESUME, expect=2).error().splitlines()
+    line, = call_script("BACON_digits.py", *RESUME, "--save_path", last.parents[1], expect=2).stderr.splitlines()
     assert "checkpoint" in line
 
 
@@ -426,3 +468,15 @@ def test_forged_states_of_optimizers_do_not_fit(digits, make_options, forge):
     forge(state)
     with pytest.raises(UserError, match="does not fit this run"), checkpoint.fitting():
         Distillation(digits(), options).restore(state)
+
+
+def test_what_options_decide_is_not_taken_from_a_checkpoint(whole, killed, tmp_path):
+    """Such as learning rates, and what has a gradient."""
+    last = copy(killed, tmp_path) / checkpoint.LAST
+    state = checkpoint.read(last)
+    forged_member("optimizer", "param_groups", [{"lr": NAN, "params": [0]}])(state)
+    state["distillation"]["images"].requires_grad_()
+    state["distillation"]["optimizer"]["velocity"].requires_grad_()
+    last.write_bytes(encoded(state))
+    children.run(tmp_path, *RESUME)
+    assert left(tmp_path) == left(whole)

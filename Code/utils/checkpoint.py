@@ -7,11 +7,13 @@ what torch.save writes. It holds no random state, because draws have none (draws
 import contextlib
 import hashlib
 import io
+import json
 import math
 import os
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from .system import distributed, files, unpickle
 from .system.errors import UserError, is_out_of_memory, reason
@@ -79,6 +81,10 @@ def read(path: Path) -> dict:
         raise UserError(f"{path}: not a checkpoint of this version")
     if min(state["experiment"], state["iteration"]) < 0 or not 0 <= state["seconds"] < math.inf:
         raise UserError(f"{path}: not a checkpoint of a run (its counts cannot be)")
+    try:
+        json.dumps([dict(**state["options"]), *(dict(**line) for line in state["metrics"] + state["losses"])])
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a checkpoint of a run ({reason(error)})") from None
     return state
 
 
@@ -94,6 +100,19 @@ def fitting():
         if is_out_of_memory(error):
             raise
         raise UserError(f"--resume: the checkpoint does not fit this run ({reason(error)})") from None
+
+
+def check_alike(found, own) -> None:
+    """ValueError where a value of a checkpoint is not of the kind, shape and type of the one it is to replace.
+
+    Nor may a tensor hold a value that is no number, which no finite images come of, or a count be negative.
+    """
+    if not isinstance(own, Tensor):
+        if type(found) is not int or found < 0:
+            raise ValueError("a count of it cannot be")
+    elif (found.shape, found.dtype) != (own.shape, own.dtype) or found.isnan().any():
+        raise ValueError(f"its {tuple(found.shape)} values of {found.dtype} are not numbers, or not {tuple(own.shape)} "
+                         f"of {own.dtype}")
 
 
 def find(folder: Path, resume: str | None, options: dict) -> dict | None:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import augment, methods, networks
+from . import augment, checkpoint, methods, networks
 from .data import RealData
 from .data.class_order import listed
 from .draws import Draws
@@ -165,16 +165,17 @@ class Distillation:
         return {"images": self.images, "pool": self.pool.state(),
                 "optimizer": {name: getattr(self.optimizer, name) for name in self.optimizer.STATE}}
 
+    @torch.no_grad()
     def restore(self, state: dict):
-        """Goes back to a `state()` of a run with the same options."""
-        if state["images"].shape != self.images.shape or not state["images"].isfinite().all():
-            raise ValueError("its images are of another shape, or not finite")
+        """Goes back to a `state()` of a run with the same options; ValueError where it is none."""
+        checkpoint.check_alike(state["images"], self.images)
+        if not state["images"].isfinite().all():
+            raise ValueError("its images are not finite")
         self.images.copy_(state["images"])
         for name in self.optimizer.STATE:
-            value, before = state["optimizer"][name], getattr(self.optimizer, name)
-            if type(value) is not type(before) or (isinstance(value, Tensor) and value.shape != before.shape):
-                raise ValueError(f"its {name} is of another kind or shape")
-            setattr(self.optimizer, name, value.to(self.images) if isinstance(value, Tensor) else value)
+            value, own = state["optimizer"][name], getattr(self.optimizer, name)
+            checkpoint.check_alike(value, own)
+            setattr(self.optimizer, name, own.copy_(value) if isinstance(own, Tensor) else value)
         self.pool.restore(state["pool"])
 
     def images_per_step(self) -> int:

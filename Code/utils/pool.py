@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from . import checkpoint
 from .data import RealData
 from .draws import Draws
 from .networks import get_network
-from .networks.batches import BatchRunner, is_compiled, sgd
+from .networks.batches import BatchRunner, is_compiled, restore_momentum, sgd
 from .system import distributed
 from .system.device import send
 
@@ -43,14 +44,12 @@ class Member:
                 "correct": self.correct, "seen": self.seen}
 
     def restore(self, state: dict):
-        """Goes back to a `state()`."""
+        """Goes back to a `state()`; ValueError where it is none of such a network."""
+        checkpoint.check_alike(state["correct"], self.correct)
+        checkpoint.check_alike(state["seen"], self.seen)
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        kept = [(weight, value) for weight, values in self.optimizer.state.items() for value in values.values()
-                if value is not None]  # as older versions of PyTorch have it without momentum
-        if any(value.shape != weight.shape for weight, value in kept) or state["correct"].shape != self.correct.shape:
-            raise ValueError("the momentum or accuracy of a network is of another shape")
-        self.correct, self.seen = state["correct"].to(self.correct), state["seen"]
+        restore_momentum(self.optimizer, state["optimizer"])
+        self.correct, self.seen = state["correct"].to(self.correct.device), state["seen"]
 
 
 class Pool:
@@ -73,7 +72,8 @@ class Pool:
         return {"created": self.created, "members": [member.state() for member in self.members]}
 
     def restore(self, state: dict):
-        """Goes back to a `state()`; the weights that fresh members start with are overwritten."""
+        """Goes back to a `state()`; the weights of fresh members are overwritten. ValueError where it is none."""
+        checkpoint.check_alike(state["created"], self.created)
         self.members.clear()
         for member in state["members"]:
             self._add()

@@ -92,7 +92,9 @@ class Record:
                 raise UserError(f"--data_path {self.options.data_path}: its images are not those that the run began "
                                 "with; bring them back, or start a new run with another --save_path")
             with checkpoint.fitting():
-                self.last, self.best = ([EvaluatedSet(**entry) for entry in state[kind]] for kind in ("last", "best"))
+                self.last, self.best = ([self._restored(entry) for entry in state[kind]] for kind in ("last", "best"))
+                if self.last:
+                    storage.validated(self.saved())
             self.metrics, self.losses = state["metrics"], state["losses"]
             checkpoint.settle(self.folder)
             print(f"resumed: {state['experiment']} of {self.options.num_exp} experiments are finished, the next is at "
@@ -110,6 +112,19 @@ class Record:
             self._save_sets()
         if self.options.tensorboard:
             self._begin_tensorboard()
+
+    def _restored(self, entry: dict) -> EvaluatedSet:
+        """An evaluated set of a checkpoint; ValueError where it is none of this run."""
+        kept, options = EvaluatedSet(**entry), self.options
+        _, labels = storage.labelled(torch.empty(self.data.num_classes, options.ipc))
+        if kept.images.shape != (len(labels), *self.data.image_shape) or kept.images.dtype != torch.float32 or not (
+                kept.images.isfinite().all() and torch.equal(kept.labels, labels)):
+            raise ValueError("its sets have other images or labels")
+        right = all(len(own) == options.num_eval and all(0 <= accuracy <= 1 for accuracy in own)
+                    for own in kept.accuracies.values())
+        if not right or list(kept.accuracies) != self.models or not 0 <= kept.iteration <= options.Iteration:
+            raise ValueError("the accuracies of its sets are not of this run")
+        return kept
 
     @distributed.main_process_only
     def _begin_tensorboard(self) -> None:

@@ -1,5 +1,6 @@
 """The report of runs as one page: what report.py writes."""
 
+import glob
 import json
 import os
 import re
@@ -35,6 +36,7 @@ from .summary import table_cell
 from .system import files, logs, memory
 from .system.errors import UserError, in_one_line
 
+FOLDER = "report_files"  # of the pictures of report.md
 PAGE_BYTES = 8_000_000  # of pixels, shared out among the views of the sets on a page
 PER_LINE = 10  # images of a class in a line
 OPEN_CLASSES = 10  # classes that are shown without unfolding the rest, or by colour
@@ -340,13 +342,20 @@ def markdown(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>|#&~])", r"\\\1", in_one_line(" ".join(str(text).split())))
 
 
+def check_folder(target: Path) -> None:
+    """UserError where the pictures of report.md would land elsewhere, and those there be removed."""
+    if (folder := target / FOLDER).is_symlink():
+        raise UserError(f"{folder}: a link, which could lead anywhere; remove it, or choose another --save_path")
+
+
 def write(sections: list[dict], target: Path) -> None:
     """Writes report.html, report.md and the pictures of the latter, and removes those of an earlier report."""
-    folder = files.make_folder(target / "report_files")
+    check_folder(target)
+    folder = files.make_folder(target / FOLDER)
     for part in sections:
         part["files"] = save_pictures(part, folder)
-    for old in set(folder.glob("run*.png")) - {folder / name for part in sections for name in part["files"].values()}:
-        old.unlink()
+    kept = {name for part in sections for name in part["files"].values()}
+    files.remove(folder, *(glob.escape(path.name) for path in folder.glob("run*.png") if path.name not in kept))
     templates = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
                                    autoescape=jinja2.select_autoescape(["html"]), undefined=jinja2.StrictUndefined,
                                    trim_blocks=True, lstrip_blocks=True)
@@ -363,6 +372,7 @@ def run(options: Namespace) -> None:
     """Reports on the runs that the options of report.py name. UserError where there is none."""
     runs = find_runs(options)
     target = files.make_folder(options.save_path or options.folders[0])
+    check_folder(target)  # before hours of work
     memory.keep_freed_memory()
     sections = [section(k, run, PAGE_BYTES // len(runs), options.quick, options.data_path)
                 for k, run in enumerate(runs, 1)]

@@ -39,6 +39,22 @@ def sgd(network: nn.Module, lr: float, decay: bool = True) -> torch.optim.SGD:
     return torch.optim.SGD(network.parameters(), lr, **({"momentum": 0.9, "weight_decay": 5e-4} if decay else {}))
 
 
+@torch.no_grad()
+def restore_momentum(optimizer: torch.optim.SGD, saved: dict) -> None:
+    """Puts back the momentum of what `optimizer.state_dict()` gave. All else in it is what options say, and stays.
+
+    Raises ValueError for the momentum of another network.
+    """
+    for k, weight in enumerate(optimizer.param_groups[0]["params"]):
+        momentum = saved["state"].get(k, {}).get("momentum_buffer")
+        if momentum is None:  # before the first step
+            continue
+        if momentum.shape != weight.shape:
+            raise ValueError(f"the momentum of its networks has a shape {tuple(momentum.shape)}, not "
+                             f"{tuple(weight.shape)}")
+        optimizer.state[weight]["momentum_buffer"] = torch.empty_like(weight).copy_(momentum)
+
+
 def is_compiled(choice: bool | None, device: torch.device, iterations: int, trained: int = 0) -> bool:
     """Whether networks are compiled: the choice of --compile, or where there is none, in long work on a CPU.
 

@@ -11,6 +11,7 @@ import ctypes
 import functools
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -61,6 +62,7 @@ def process_group(device: torch.device):
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
     _end_with_parent("SIGKILL")  # a process that waits for others in here hears no other signal
+    _check_torchrun()
     with _others_alive():
         dist.init_process_group(backend, timeout=JOINING)
         _set_timeout(PATIENCE)
@@ -68,6 +70,18 @@ def process_group(device: torch.device):
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if rank() else sys.stdout):
         yield
     dist.destroy_process_group()
+
+
+def _check_torchrun() -> None:
+    """ProcessLost where torchrun had ended before `_end_with_parent`: then nobody answers where processes meet."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # a process of the run is to answer there
+        return
+    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        socket.create_connection(place, timeout=JOINING.total_seconds()).close()
+    except OSError as error:
+        raise ProcessLost(f"process {os.environ['RANK']}: torchrun has ended ({reason(error)}); start it "
+                          "again") from None
 
 
 def _end_with_parent(name: str) -> None:
