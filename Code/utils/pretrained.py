@@ -21,7 +21,7 @@ from .networks import get_network
 from .networks.batches import BatchRunner, is_compiled, sgd
 from .system import files, unpickle
 from .system.device import send
-from .system.errors import UserError, reason
+from .system.errors import LacksMemory, UserError, memory_for, reason
 from .system.logs import Progress
 
 FORM = "BACON network trained beforehand, 1"
@@ -69,11 +69,14 @@ def read(path: Path) -> dict:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of what it is about to refuse
-            found = unpickle.load_torch(path)
+            with memory_for(path):
+                found = unpickle.load_torch(path)
         content = found["content"]
         if found["form"] != FORM or found["checksum"] != checksum(content):
             raise ValueError("its checksum does not match")
         _check_content(content)
+    except LacksMemory:
+        raise
     except Exception as error:  # torch and pickle raise many kinds
         why = reason(error).split("\n")[0]
         if why.startswith("Weights only"):

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from .system import device
-from .system.errors import UserError, reason
+from .system.errors import UserError, memory_for, reason
 
 
 def in_file_names(method: str) -> str:
@@ -78,7 +78,8 @@ def is_finished(iterations: list[int], options: dict) -> bool:
 def undamaged(place: Path):
     """Around reading what a run left: whatever is not as a run leaves it becomes a UserError."""
     try:
-        yield
+        with memory_for(place):
+            yield
     except UserError:
         raise
     except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:

@@ -12,7 +12,7 @@ from . import augment, foreign_sets
 from .data import arrays
 from .data.normalisation import Whitening, per_channel, to_pixels
 from .system import files, unpickle
-from .system.errors import UserError, reason
+from .system.errors import UserError, memory_for, reason
 
 # What the meta of our sets holds, where it does.
 META_LISTS = {"class_names": str, "iteration": int}
@@ -39,7 +39,8 @@ def load(path: str | Path, labels: str | Path | None = None, raw: bool = False) 
     """
     path = Path(path)
     try:
-        return validated(_read_parts(path, labels), raw)
+        with memory_for(path):
+            return validated(_read_parts(path, labels), raw)
     except UserError:
         raise
     except FileNotFoundError as error:
