@@ -126,8 +126,8 @@ def check_alike(found, own) -> None:
 def find(folder: Path, resume: str | None, options: dict) -> dict | None:
     """The state to go on from, or None to start anew.
 
-    resume: "auto" for the last checkpoint of `folder` if it has one, a path, or None to start anew, which a run
-    in `folder` forbids if it is unfinished or of other options. Where the file is damaged, the one before is
+    resume: "auto" for the last checkpoint of `folder` if it has one, a path, or None to start anew. A run in `folder`
+    forbids that if it is unfinished or of other options. Where the file is damaged, the one before is
     taken and a line says so. Options outside FREE_ON_RESUME must be those of the checkpoint, but for --num_exp, which
     may be any number that keeps the experiments with an evaluated set. Raises UserError.
     """
