@@ -11,7 +11,7 @@ the folder, each process takes the networks that no other one is training.
 
 import torch
 
-from utils import networks, pretrained
+from utils import networks, pretrained, run_files
 from utils.data import load_data
 from utils.experiment import memory_accounted
 from utils.options import (
@@ -20,6 +20,7 @@ from utils.options import (
     as_path,
     check_pool_network,
     finite_number,
+    give_name,
     new_parser,
     switch,
     whole_number,
@@ -42,7 +43,9 @@ def parse(arguments: list[str] | None = None):
     flag("--trained_bs", type=whole_number(1), default=256, help="batch size")
     flag("--lr_net", type=finite_number(0, above=True), default=0.01, help="learning rate")
     switch(flag, "net_decay", True, "momentum 0.9 and weight decay 5e-4, as all published commands have it")
-    return _checked(parser, parser.parse_args(arguments))
+    options = parser.parse_args(arguments)
+    give_name(parser, options, lambda options: options.save_path / folder_name(options))
+    return _checked(parser, options)
 
 
 def _checked(parser, options):
@@ -64,7 +67,8 @@ def _checked(parser, options):
 def folder_name(options) -> str:
     """Of one data set, network, size of images and whitening, whose networks may be used together."""
     size = f"_{options.im_size}px" if options.im_size else ""
-    return f"{options.dataset}_{options.model}{size}{'_zca' * options.zca}{'_validation' * options.validation}"
+    name = run_files.data_name(options)
+    return f"{name}_{options.model}{size}{'_zca' * options.zca}{'_validation' * options.validation}"
 
 
 def main() -> None:

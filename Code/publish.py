@@ -16,12 +16,13 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from argparse import Namespace
 from pathlib import Path
 
 from utils import paper, storage
 from utils.data import sources
 from utils.options import as_path, new_parser
-from utils.run_files import folder_of, in_file_names, is_finished, options_path
+from utils.run_files import data_name, folder_of, in_file_names, is_finished, options_path
 from utils.summary import percent, table_cell
 from utils.system import files
 from utils.system.errors import UserError, reason
@@ -114,7 +115,8 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
     files.write_whole(target, lambda file: file.write(content))
     files.write_json(target.with_suffix(".json"), {
         "set": target.name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content),
-        **{name: meta[name] for name in ("method", "dataset", "ipc", "model", "formation", "seed", "iteration")},
+        "dataset": called(meta),
+        **{name: meta[name] for name in ("method", "ipc", "model", "formation", "seed", "iteration")},
         "note": note, "command": command, **about, "chosen": meta["chosen"],
         "accuracies of its run": saved["accs_all_exps"],
         "evaluated by": shared_command(["evaluate.py", "--synthetic", from_code(target), *flags]),
@@ -124,11 +126,23 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
 
 def named_by(path: Path, meta: dict, to: Path) -> Path:
     """Where a set of this `meta` is published; UserError where that is not of the names and numbers of a run."""
-    dataset, method, ipc = (meta.get(name) for name in ("dataset", "method", "ipc"))
+    method, ipc, dataset = meta.get("method"), meta.get("ipc"), called(meta)
     if not isinstance(method, str) or not re.fullmatch(r"\w+(\.\w+)*(:\w+)?", method) or (
-            dataset not in list(sources.SOURCES) or type(ipc) is not int or not 0 < ipc < 10**9):
+            dataset is None or type(ipc) is not int or not 0 < ipc < 10**9):
         raise UserError(f"{path}: its data set, method or IPC is none that a run can have; make the set again")
     return to / dataset / f"{in_file_names(method)}_ipc{ipc}.pt"
+
+
+def called(meta: dict) -> str | None:
+    """What the data of a set are called, in names of files, too; None where that is nothing a run would call them."""
+    dataset, name = meta.get("dataset"), meta["options"].get("name")
+    try:
+        sources.check_form(dataset)
+        if name is not None:
+            sources.check_own_name(name)
+    except (UserError, TypeError):
+        return None
+    return data_name(Namespace(dataset=dataset, name=name if sources.own_name(dataset, Path()) else None))
 
 
 def refuse_to_replace(target: Path) -> None:

@@ -313,7 +313,7 @@ def test_bad_input_is_one_line(digits_set, published):
     broken, odd = published / "broken" / "0", published / "odd.pt"
     broken.mkdir(parents=True)
     (broken / "gone.png").symlink_to("nowhere.png")
-    torch.save({"data": [[torch.zeros(10, 1, 7, 7), torch.arange(10)]]}, odd)
+    torch.save({"data": [[torch.randn(10, 1, 7, 7), torch.arange(10)]]}, odd)
     digits = ["--dataset", "digits"]
     for flags, named in [([], "--synthetic"), (["--synthetic", broken.parent, *digits], "gone.png"),
                          (["--synthetic", odd, *digits, "--im_size", 7, "--aug"], "--aug"),

@@ -243,6 +243,11 @@ def test_names_do_not_forge_lines_of_output(tmp_path):
         assert line.startswith("BACON_digits.py: error: ") and line.isprintable() and "\\x1b[2J" in line
 
 
+def test_names_do_not_move_the_cursor_in_ordinary_lines(tmp_path):
+    output = children.run(tmp_path, *FLAGS, "--save_path", "\x1b[2J\u202eü").output()
+    assert f"run: \\x1b[2J\\u202eü/{RUN}" in output and "\x1b" not in output
+
+
 def test_a_file_that_cannot_be_removed_is_one_line(tmp_path, monkeypatch):
     """Such as where the disk has become read-only."""
     def refuse(*_, **__):
@@ -252,6 +257,31 @@ def test_a_file_that_cannot_be_removed_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "unlink", refuse)
     with pytest.raises(UserError, match=r"old: cannot be removed \(Read-only file system\); "):
         files.remove(tmp_path, "o*")
+
+
+def write_and_be_killed(path):
+    files.write_whole(path, lambda file: (file.write(b"half"), file.flush(), os.kill(os.getpid(), signal.SIGKILL)))
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_write(tmp_path):
+    """Of the same file; not what is being written, nor what others made."""
+    path, others = tmp_path / "cache[1].pt", [".cache[1].pt.mine", ".cache[1].pt.0123456Z", ".other.pt.01234567"]
+    for name in others:
+        (tmp_path / name).touch()
+    for _ in range(2):
+        child = children.SERVER.Process(target=write_and_be_killed, args=[path])
+        child.start()
+        child.join(60)
+        assert child.exitcode == -9
+        assert len(hidden_files(tmp_path)) == 4, "the one before was removed"
+
+    def while_another_writes(file):
+        file.write(b"first")
+        files.write_text(path, "second")
+        assert len(hidden_files(tmp_path)) == 4, "this one stays"
+
+    files.write_whole(path, while_another_writes)
+    assert path.read_text() == "first" and sorted(hidden_files(tmp_path)) == sorted(others)
 
 
 def test_files_are_for_whom_the_umask_says(tmp_path):

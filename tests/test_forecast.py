@@ -15,6 +15,7 @@ from utils.system import device, memory
 def clock(monkeypatch):
     """A run of 100 iterations whose time is set; what it prints is with 1.5 GB."""
     monkeypatch.setattr(memory, "memory_peak", lambda device: 1.5)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 1.6e9)
 
     class Clock:
         now, waited = 0.0, 0
@@ -42,7 +43,7 @@ def test_after_the_first_iterations(clock, capsys):
     """The first is left out. Once, and the device is waited for twice."""
     clock.iterate(clock.forecast(), [60, *[0.5] * 20])
     assert capsys.readouterr().out == ("estimate: 1:37 min to the end, 194 iterations of 0.5 s, not counting 4 "
-                                       "evaluations, to be timed at the first; peak memory so far 1.50 GB\n")
+                                       "evaluations, not timed yet; peak memory so far 1.50 GB\n")
     assert clock.waited == 2
 
 
@@ -74,7 +75,8 @@ def test_after_the_first_evaluation(clock, capsys):
 def test_an_evaluation_before_the_iterations_is_counted_with_them(clock, capsys):
     told = clock.forecast(num_exp=1, eval_start=True)
     told.evaluated(0, 0, 10.0)
-    assert not capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "20 s to the end, 2 evaluations of 10 s, not counting 100 iterations, not timed yet" in said
     clock.iterate(told, [1.0] * 7)
     assert "1:54 min to the end, 94 iterations of 1 s, 2 evaluations of 10 s;" in capsys.readouterr().out
 
@@ -87,13 +89,28 @@ def test_a_set_without_iterations(clock, capsys):
     assert not capsys.readouterr().out, "nothing is left"
 
 
-def test_experiments_too_short_to_be_timed_are_counted_apart(clock, capsys):
-    """Each has a clock of its own."""
-    told = clock.forecast(Iteration=3, num_exp=3)
-    clock.iterate(told, [1, 1, 1])
-    clock.now = 0
-    clock.iterate(told, [1, 2, 4], experiment=1)
+def test_few_iterations_are_timed_all(clock, capsys):
+    clock.iterate(clock.forecast(Iteration=3), [1, 2, 4])
     assert "9 s to the end, 3 iterations of 3 s, not counting 2 evaluations" in capsys.readouterr().out
+
+
+def test_each_experiment_has_a_clock_of_its_own(clock, capsys):
+    """As one that was resumed before its last iteration, which cannot be timed."""
+    told = clock.forecast(num_exp=3)
+    clock.iterate(told, [1])
+    clock.now = 0
+    clock.iterate(told, [1, *[2] * 5], experiment=1)
+    assert "196 iterations of 2 s" in capsys.readouterr().out
+
+
+def test_much_memory_says_what_is_smaller(clock, capsys, monkeypatch):
+    """More than half of what there is."""
+    monkeypatch.setattr(memory, "free_memory", lambda device: 1.4e9)
+    clock.iterate(clock.forecast(), [1.0] * 6)
+    assert "1.50 GB; smaller with a lower --max_batch" in capsys.readouterr().out
+    monkeypatch.setattr(memory, "memory_peak", lambda device: None)  # on a system that does not tell
+    clock.iterate(clock.forecast(), [1.0] * 6)
+    assert "not known on this system\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("seconds, words", [(0.01234, "0.0123 s"), (59.4, "59.4 s"), (59.7, "1:00 min"),

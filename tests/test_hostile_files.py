@@ -1,9 +1,10 @@
 """Every reader on truncated, bit-flipped and random files: a UserError in one line, or images; nothing else.
 
-INPUTS files for each reader, from one seed, so that a failure comes again. Nothing in a file is run: the
-readers of pickles refuse every name that is not on their list (test_sources.py, test_evaluate.py).
+INPUTS files for each reader (MORE_INPUTS in the slow mode), from one seed, so that a failure comes again. Nothing in a
+file is run: the readers of pickles refuse every name that is not on their list (test_sources.py, test_evaluate.py).
 """
 
+import contextlib
 import io
 import os
 import pickle
@@ -13,6 +14,7 @@ import time
 import urllib.request
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +25,11 @@ from PIL import Image
 
 import formats
 from utils import data, pictures, storage
-from utils.data import image_files
+from utils.data import image_files, sources
 from utils.system.errors import UserError
 
-INPUTS = 500
+INPUTS, MORE_INPUTS = 500, 2000
+SECONDS, BYTES = 10, 3 * 10**8  # for each, of the CPU, and more than before
 
 
 def mutate(content, rng):
@@ -122,36 +125,49 @@ def image_cache(folder):
 
 READERS = {"idx images": idx, "idx labels": idx_labels, "mat": mat, "CIFAR-10 pickle": cifar10,
            "CIFAR-100 pickle": cifar100, "zip": zipped, "annotations": annotations, "png": picture(".png"),
-           "jpg": picture(".jpg"), "pt": pt, "pkl": pkl, "image cache": image_cache}
+           "jpg": picture(".jpg"), "tif": picture(".tif"), "webp": picture(".webp"), "gif": picture(".gif"),
+           "bmp": picture(".bmp"), "ppm": picture(".ppm"), "pt": pt, "pkl": pkl, "image cache": image_cache}
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("inputs", [INPUTS, pytest.param(MORE_INPUTS, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("reader", READERS)
-def test_damaged_files_end_in_one_line(reader, tmp_path, capsys):
+def test_damaged_files_end_in_one_line(reader, inputs, tmp_path, capfd):
+    """Each within SECONDS and BYTES, and nothing on standard error but that line."""
     path, read = READERS[reader](tmp_path)
     read()
-    content, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
-    for turn in range(INPUTS):
-        path.write_bytes(mutate(content, rng))
-        try:
-            read()
-        except UserError as error:
-            refused += 1
-            assert "\n" not in str(error), turn
-            assert len(str(error)) < 1000, turn
-    assert refused > INPUTS / 4 or reader == "image cache"
+    content, rng, refused = path.read_bytes(), np.random.default_rng(inputs), 0
+    with short_of_memory(BYTES):
+        for turn in range(inputs):
+            path.write_bytes(mutate(content, rng))
+            begun = time.process_time()
+            try:
+                read()
+            except UserError as error:
+                refused += 1
+                assert "\n" not in str(error), turn
+                assert len(str(error)) < 1000, turn
+            assert time.process_time() - begun < SECONDS, turn
+    assert refused > inputs / 4 or reader == "image cache"
+    assert not capfd.readouterr().err
+
+
+@contextlib.contextmanager
+def short_of_memory(more):
+    """Leaves this process so many bytes more than it has."""
+    before, pages = resource.getrlimit(resource.RLIMIT_AS), int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def measured(function):
     """What it raises, in less than 20 seconds and 1 GB more than there was."""
-    before, begun = resource.getrlimit(resource.RLIMIT_AS), time.monotonic()
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 10**9, before[1]))
-    try:
-        with pytest.raises(UserError) as error:
-            function()
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
+    begun = time.monotonic()
+    with short_of_memory(10**9), pytest.raises(UserError) as error:
+        function()
     assert time.monotonic() - begun < 20 and "\n" not in str(error.value)
     return str(error.value)
 
@@ -260,6 +276,14 @@ def test_a_cache_of_somebody_else_is_made_anew(tmp_path):
     torch.save(content, cache)
     os.chown(cache, 1234, 1234)
     assert data.load("folder", tmp_path / "mine", im_size=8).checksum() == before.checksum()
+
+
+def test_memory_that_files_lack_is_said_as_such(monkeypatch):
+    """No smaller batch would help."""
+    source = replace(sources.SOURCES["digits"], read=lambda *_: torch.empty(10**16, dtype=torch.uint8))
+    monkeypatch.setitem(sources.SOURCES, "digits", source)
+    words = measured(lambda: data.load("digits", "here"))
+    assert words.startswith("--data_path here: its files need more memory than there is") and "max_batch" not in words
 
 
 def test_zip_entries_stay_inside(tmp_path):

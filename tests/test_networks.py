@@ -102,3 +102,11 @@ def test_refusals():
     for name, side in (("ConvNetD6", 32), ("ResNet18", 16), ("LeNet", 8)):
         with pytest.raises(UserError, match=f"{name} does not fit images of {side}x{side}"):
             get_network(name, 3, 10, side)
+
+
+@pytest.mark.parametrize("name", ["ConvNetNP", "ConvNet_FullyConv"])
+def test_values_that_are_normalised_alone(name):
+    """All of them would be 0, and so would what is learnt from them."""
+    with pytest.raises(UserError, match=f"{name} does not fit images of 1x1: .* choose another network"):
+        get_network(name, 3, 10, 1)
+    assert get_network(name, 3, 10, 2) and get_network(name, 1, 10, 1), "the latter are padded"

@@ -453,6 +453,23 @@ def test_checkpoint_that_does_not_fit_is_one_line(killed, change, tmp_path):
     assert "checkpoint" in line
 
 
+@pytest.mark.parametrize("forge", [
+    lambda state: state["optimizer"].update(velocity=torch.zeros(1)),
+    lambda state: state["optimizer"].update(velocity=0.0),
+    lambda state: state["pool"]["members"][0].update(correct=torch.zeros(3)),
+    lambda state: next(iter(state["pool"]["members"][0]["optimizer"]["state"].values())).update(
+        momentum_buffer=torch.zeros(1))], ids=range(4))
+def test_forged_states_of_optimizers_do_not_fit(digits, make_options, forge):
+    """They would be broadcast, or fail an iteration later."""
+    options = make_options("--net_decay", "--fetch_net_num", 3)
+    distillation = Distillation(digits(), options)
+    distillation.step(0)
+    state = distillation.state()
+    forge(state)
+    with pytest.raises(UserError, match="does not fit this run"), checkpoint.fitting():
+        Distillation(digits(), options).restore(state)
+
+
 def test_what_options_decide_is_not_taken_from_a_checkpoint(whole, killed, tmp_path):
     """Such as learning rates, and what has a gradient."""
     last = copy(killed, tmp_path) / checkpoint.LAST

@@ -5,6 +5,7 @@ import os
 import pickle
 import struct
 import warnings
+import zipfile
 import zlib
 
 import numpy as np
@@ -106,6 +107,50 @@ def test_tiny_imagenet(zipped, tiny_folder, tmp_path):
         expected = by_label(*formats.images_and_labels(20, count, 64, seed=count))
         torch.testing.assert_close(by_label(images, labels), expected, rtol=5e-3, atol=0)  # JPEG loses a little
     assert not any(path.is_dir() and not path.is_symlink() for path in tmp_path.iterdir()), "something was unpacked"
+
+
+def moved(folder, into):
+    """Images of val sorted into <into> by their class."""
+    for line in (folder / "val" / "val_annotations.txt").read_text().splitlines():
+        name, wnid, *_ = line.split("\t")
+        target = folder / "val" / into.format(wnid)
+        target.mkdir(parents=True, exist_ok=True)
+        (folder / "val" / "images" / name).rename(target / name)
+
+
+@pytest.mark.parametrize("layout", ["{}", "{}/images", "twice", "flat", "windows", "macos"])
+def test_tiny_imagenet_in_other_layouts(layout, tmp_path):
+    folder = formats.write_tiny(tmp_path / "made", 2, classes=4)
+    wanted = data.load("TinyImageNet", tmp_path / "made")
+    place = tmp_path / "tiny-imagenet-200"
+    if layout.startswith("{}"):
+        moved(folder, layout)
+        (folder / "val" / "val_annotations.txt").unlink()
+        folder.rename(place)
+    elif layout == "twice":
+        place.mkdir()
+        folder.rename(place / folder.name)
+    else:
+        top, sep = ("" if layout == "flat" else f"{folder.name}/"), "\\" if layout == "windows" else "/"
+        with zipfile.ZipFile(tmp_path / "tiny-imagenet-200.zip", "w") as archive:
+            for file in sorted(folder.rglob("*")):
+                if file.is_file():
+                    entry = zipfile.ZipInfo("x")
+                    entry.filename = (top + file.relative_to(folder).as_posix()).replace("/", sep)
+                    archive.writestr(entry, file.read_bytes())
+            if layout == "macos":
+                archive.writestr(f"__MACOSX/{folder.name}/train/._n00000000", b"x")
+    found = data.load("TinyImageNet", tmp_path)
+    assert found.class_names == wanted.class_names and torch.equal(found.images, wanted.images)
+    torch.testing.assert_close(by_label(found.test_images, found.test_labels),
+                               by_label(wanted.test_images, wanted.test_labels), rtol=0, atol=0)
+
+
+def test_tiny_imagenet_whose_labels_are_not_certain_is_named(tmp_path):
+    folder = formats.write_tiny(tmp_path, 1, classes=2)
+    (folder / "val" / "val_annotations.txt").unlink()
+    with pytest.raises(UserError, match=r"val/ has images in images, and val/val_annotations\.txt .* is not there"):
+        data.load("TinyImageNet", tmp_path)
 
 
 def test_zip_is_read_by_several_processes(tmp_path, monkeypatch):
@@ -401,7 +446,8 @@ def test_npz_as_medmnist_publishes_it(channels, tmp_path, capsys):
     ({"train_images": np.zeros((72, 3, 28, 28), np.uint8)}, r"train_images are uint8 \(72, 3, 28, 28\)"),
     ({"test_labels": np.zeros((18, 5), np.uint8)}, r"test_labels are uint8 \(18, 5\)"),
     ({"train_labels": np.full((72, 1), 0.5)}, "whole number"), ({"train_labels": np.full((72, 1), 3)}, "without a gap"),
-    ({"test_labels": np.full((18, 1), 9)}, "labels .9. in 9 classes"), ({"train_labels": None}, "no train_labels"),
+    ({"test_labels": np.full((18, 1), 9)}, "labels 9 in 9 classes"),
+    ({"train_labels": None}, "no train_images with train_labels"),
     ({"train_labels": np.array([open] * 72)}, "allow_pickle=False")])
 def test_npz_of_another_form_is_named(change, named, tmp_path):
     content = medical() | change

@@ -20,7 +20,7 @@ from .system.errors import LacksMemory, UserError, is_out_of_memory, memory_for,
 
 # Flags that leave the result as it is (but for rounding), so that they may change where a run is resumed.
 FREE_ON_RESUME = ("data_path", "save_path", "device", "max_batch", "compile", "resume", "checkpoint_minutes",
-                  "tensorboard", "pool_files")  # the last is no flag: a run takes the networks that it began with
+                  "tensorboard", "name", "pool_files")  # the last is no flag: networks that a run began with
 
 # Newest first. The first is there only where a run was killed between the two renames of `write`.
 NAMES = NEW, LAST, PREVIOUS = "checkpoint_new.ckpt", "checkpoint.ckpt", "checkpoint_previous.ckpt"

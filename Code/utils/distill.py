@@ -17,6 +17,7 @@ from torch import Tensor
 
 from . import augment, checkpoint, methods, networks
 from .data import RealData
+from .data.class_order import listed
 from .draws import Draws
 from .image_optimizers import OPTIMIZERS
 from .networks import ConvNet
@@ -29,12 +30,13 @@ UNCHECKED = 100  # image updates after which the losses are looked at even if no
 REAL_PER_SYNTHETIC = 10  # a real image, which needs no graph, takes less than a tenth of the memory
 
 
-def check_sizes(data: RealData, ipc: int, aug: bool):
-    """UserError where a class has fewer images than asked for or a formation does not fit."""
-    smallest = int(np.argmin(data.class_sizes))
-    if ipc > data.class_sizes[smallest]:
-        raise UserError(f"--ipc {ipc}: class {data.class_names[smallest]!r} of {data.name} has only "
-                        f"{data.class_sizes[smallest]} training images; choose at most that many")
+def check_sizes(data: RealData, ipc: int, aug: bool, init: str = "real"):
+    """UserError where classes have fewer images than the set is to start from, or a formation does not fit."""
+    few = [f"{name!r} {count}" for name, count in zip(data.class_names, data.class_sizes, strict=True) if count < ipc]
+    if few and init != "noise":
+        raise UserError(f"--ipc {ipc}: classes of {data.name} with fewer training images: {listed(few)}; choose "
+                        f"--ipc {min(data.class_sizes)} or less, add images, leave these classes out, or start from "
+                        "--init noise")
     if aug and (data.image_shape[1] % 2 or data.image_shape[2] % 2):
         raise UserError(f"--aug: images of {data.image_shape[1]}x{data.image_shape[2]} cannot be halved; "
                         "choose --no-aug or an even --im_size")
@@ -47,7 +49,7 @@ def selected(options) -> int:
 
 def check(data: RealData, options):
     """UserError where the options ask of the data what it cannot give."""
-    check_sizes(data, options.ipc, options.aug)
+    check_sizes(data, options.ipc, options.aug, options.init)
     distributed.own_classes(data.num_classes)
     fewest = min(*data.class_sizes, options.batch_real)
     if selected(options) > fewest:
@@ -71,7 +73,7 @@ def initial_images(data: RealData, draws: Draws, ipc: int, init: str = "real", a
     init "real": random real images of each class, or with `aug` four half-size ones in each stored image; "whole": one
     real image in each stored image, with `aug` too; "noise": normal noise. Raises UserError as `check_sizes`.
     """
-    check_sizes(data, ipc, aug)
+    check_sizes(data, ipc, aug, init)
     if init == "noise":
         noise = draws.noise((data.num_classes, ipc, *data.image_shape))
         return torch.as_tensor(noise, dtype=data.dtype, device=data.device)

@@ -10,6 +10,7 @@ from .system.logs import clock
 TIMED, ENOUGH_SECONDS = 5, 5.0  # iterations that are timed after the first, which prepares much, or how long
 DAY = 86_400
 SHORTER = "; shorter with a lower --Iteration, --num_exp, --num_eval or --im_size, or with --model ConvNetW32"
+SMALLER = "; smaller with a lower --max_batch, --trained_bs, --batch_real or --im_size, or with --model ConvNetW32"
 
 
 def is_evaluated(options, iteration: int) -> bool:
@@ -49,7 +50,7 @@ class Forecast:
         if self.counted == 0:
             wait()
             self.begun = seconds()
-        elif self.counted == TIMED or seconds() - self.begun >= ENOUGH_SECONDS:
+        elif self.counted >= min(TIMED, self.options.Iteration - 1) or seconds() - self.begun >= ENOUGH_SECONDS:
             wait()
             self.iteration = (seconds() - self.begun) / self.counted
             self._say(experiment, done, done)
@@ -58,8 +59,7 @@ class Forecast:
         """After an evaluation that took so long, when `done` iterations of an experiment are done."""
         if self.evaluation is None:
             self.evaluation = seconds
-            if self.iteration is not None or not self.options.Iteration:
-                self._say(experiment, done, done + 1)
+            self._say(experiment, done, done + 1)
 
     def _say(self, experiment: int, done: int, next_evaluated: int) -> None:
         options = self.options
@@ -68,14 +68,19 @@ class Forecast:
         evaluations = sum(is_evaluated(options, k) * (more + (k >= next_evaluated)) for k in whole)
         if not iterations + evaluations:
             return
-        seconds, parts = 0.0, []
+        seconds, known, unknown = 0.0, [], []
         for count, what, each in ((iterations, "iteration", self.iteration),
                                   (evaluations, "evaluation", self.evaluation)):
             words = f"{count:,} {what}{'s' * (count > 1)}"
             if count and each is not None:
                 seconds += count * each
-                parts.append(f"{words} of {lasting(each)}")
+                known.append(f"{words} of {lasting(each)}")
             elif count:
-                parts.append(f"not counting {words}, to be timed at the first")
-        print(f"estimate: {lasting(seconds)} to the end, {', '.join(parts)}; peak memory so far "
-              f"{memory.peak_in_words(self.device)}{SHORTER if seconds >= DAY else ''}", flush=True)
+                unknown.append(f"not counting {words}, not timed yet")
+        print(f"estimate: {lasting(seconds)} to the end, {', '.join(known + unknown)}; peak memory so far "
+              f"{memory.peak_in_words(self.device)}{SHORTER * (seconds >= DAY)}{SMALLER * self._is_much()}", flush=True)
+
+    def _is_much(self) -> bool:
+        """Whether the peak is more than half of the memory that this process can have."""
+        peak = memory.memory_peak(self.device)
+        return peak is not None and 1e9 * peak > memory.free_memory(self.device)

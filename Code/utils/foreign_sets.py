@@ -1,7 +1,6 @@
 """Synthetic sets of other projects: which forms they have, what their parts are taken for, and in which unit."""
 
 import io
-import zipfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from .data import RealData
 from .data.class_order import listed
-from .system import files
 from .system.errors import UserError, reason
 
 FORMS = ('{"data": [[images, labels], ...]}, [images, labels], {"images": ..., "labels": ...} in .pt or .pkl, arrays '
@@ -31,7 +29,6 @@ WHITENED = "images_zca"  # what MTT calls the files of such pictures
 SAME_SCALE = 0.7, 2  # a set's standard deviation over that of real images; of another it is said
 FLAT = 2  # logits of a trained network are further apart than that
 FAR = 10  # times the largest value of the real images: no synthetic image that was trained on has such values
-MOST_COMPRESSED = 100  # times: what a compressed file may unfold to; images compress less
 
 
 class Pair(NamedTuple):
@@ -79,25 +76,6 @@ def learning_rate(value) -> float:
     if not 0 < lr < float("inf"):
         raise ValueError(f"its lr is {value if tensor.numel() == 1 else tuple(tensor.shape)}, no learning rate")
     return float(f"{lr:.7g}")
-
-
-def arrays(path: Path) -> dict[str, np.ndarray] | np.ndarray:
-    """The content of an .npz or .npy file; objects, which could run code, are refused by NumPy."""
-    with files.open_regular(path) as file:
-        size = file.seek(0, io.SEEK_END)
-    if path.suffix.lower() == ".npz":
-        with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as content:
-            if sum(entry.file_size for entry in archive.infolist()) > max(MOST_COMPRESSED * size, 2**20):
-                raise ValueError(f"its arrays are more than {MOST_COMPRESSED} times the size of the file")
-            if archive.testzip():
-                raise ValueError("it is damaged")
-            return {name: _native(content[name]) for name in content.files}
-    return _native(np.load(path, allow_pickle=False))
-
-
-def _native(array: np.ndarray) -> np.ndarray:
-    """The same in the byte order of this machine, which torch wants."""
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def as_saved(content, labels=None) -> dict:

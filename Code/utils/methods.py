@@ -4,17 +4,15 @@ One engine runs them all; this table is what tells them apart.
 """
 
 import contextlib
-import importlib
 import inspect
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from torch import Tensor
 
 from . import losses, selections
-from .system.errors import UserError, reason
+from .system.errors import UserError
+from .system.imports import import_named
 
 
 @dataclass(frozen=True)
@@ -102,16 +100,9 @@ def find(name: str) -> Method:
     """
     if name in METHODS:
         return METHODS[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         raise UserError(f"unknown method {name!r}; known: {', '.join(METHODS)}, or your own as module:function")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever the user's module raises
-        raise UserError(f"cannot import {name!r} ({reason(error)}); {module}.py belongs in the current "
-                        "directory") from None
+    found = import_named(name)
     if isinstance(found, Method):
         return found
     try:

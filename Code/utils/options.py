@@ -3,8 +3,9 @@
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
-from . import augment, defaults, evaluation, methods, networks, published
+from . import augment, defaults, evaluation, methods, networks, published, run_files
 from .command_line import (
     Parser,
     accepted_by,
@@ -27,6 +28,32 @@ DEAD_FLAGS = ("net_train_real", "no_net_train_real", "mismatch_lambda", "dis_met
 PUBLISHED_MNIST = {"dataset": "MNIST", "ipc": 10} | published.setting("BACON", "MNIST", 10)
 DATASETS_ALSO = {"fmnist": "FashionMNIST", "tiny": "TinyImageNet", "tinyimagenet200": "TinyImageNet"}
 MOST_SEED = 2**32 - 1  # that scikit-learn takes
+
+
+class _Imported(argparse.Action):
+    """--dataset: imports module:source, for the command line alone; a default, which may come from a file, is not."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        try:
+            sources.imported(values)
+        except UserError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
+        setattr(namespace, self.dest, values)
+
+
+def give_name(parser: Parser, options: argparse.Namespace,
+              folder_of: Callable[[argparse.Namespace], Path] | None = None) -> None:
+    """Fills in --name for one's own data; ends the program where a data set has a name already.
+
+    folder_of: the folder of such options; where one is there from before data had names, they stay "folder".
+    """
+    usual = sources.own_name(options.dataset, options.data_path)
+    if usual is None and options.name:
+        parser.error(f"--name {options.name}: {options.dataset} has its name; leave it out")
+    before = replaced(options, name="folder")
+    if options.dataset == "folder" and not options.name and folder_of and folder_of(before).is_dir():
+        usual = "folder"
+    options.name = options.name or usual
 
 
 def check_pool_network(name: str) -> None:
@@ -70,8 +97,10 @@ def _add_task(parser: Parser):
 def add_data(parser: Parser):
     """The flags of what is read and computed on, shared with evaluate.py."""
     flag = parser.add_argument_group("data and files", "What is read, and where results go.").add_argument
-    flag("--dataset", type=accepted_by(sources.find, sources.SOURCES, DATASETS_ALSO), default="MNIST",
-         help=", ".join(sources.SOURCES))
+    flag("--dataset", type=accepted_by(sources.check_form, sources.SOURCES, DATASETS_ALSO), action=_Imported,
+         default="MNIST", help=f"{', '.join(sources.SOURCES)}, or your own as module:source")
+    flag("--name", type=accepted_by(sources.check_own_name),
+         help="what your own data are called in names of files, tables and cards (default: as their folder or source)")
     flag("--data_path", type=as_path, default="data",
          help="folder of the data sets, published files or <dataset>/{train,test}/<class>/; what is missing is "
               "downloaded")
@@ -255,6 +284,7 @@ def parse_options(description: str, arguments: list[str] | None = None,
         options = parser.parse_args(arguments)
         del options.published  # the run is that of the flags that it stands for
     _check(parser, options, method)
+    give_name(parser, options, run_files.run_folder)
     drop_dead_flags(parser, options)
     return options
 

@@ -34,7 +34,8 @@ OF_THE_DATA = {"model": "--model", "shape": "--im_size (or the data set)", "zca"
 
 def about_data(data: RealData, options) -> dict:
     """What a network's file says of the images it was trained on, and of what it is."""
-    return {"dataset": data.name, "model": options.model, "shape": list(data.image_shape), "zca": bool(options.zca),
+    return {"dataset": options.dataset, "model": options.model, "shape": list(data.image_shape),
+            "zca": bool(options.zca),
             "classes": data.num_classes, "mean": list(data.mean), "std": list(data.std), "checksum": data.checksum()}
 
 

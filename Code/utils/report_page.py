@@ -22,7 +22,16 @@ from .data import RealData, sources
 from .distill import initial_images
 from .draws import Draws
 from .options import build_parser, published_options, replaced
-from .run_files import is_finished, losses_path, options_path, picture_path, read_metrics, set_path, undamaged
+from .run_files import (
+    data_name,
+    is_finished,
+    losses_path,
+    options_path,
+    picture_path,
+    read_metrics,
+    set_path,
+    undamaged,
+)
 from .summary import table_cell
 from .system import files, logs, memory
 from .system.errors import UserError, in_one_line
@@ -83,7 +92,7 @@ class Run:
 
     @property
     def title(self) -> str:
-        return f"{self.options.method} on {self.options.dataset}, IPC {self.options.ipc}"
+        return f"{self.options.method} on {data_name(self.options)}, IPC {self.options.ipc}"
 
     def unfinished(self) -> str:
         """Where an unfinished run stands, else nothing."""
@@ -117,7 +126,7 @@ class Run:
             best = [a for end in last for line in own for a in line["accuracies"]
                     if (line["experiment"], line["iteration"]) == (end["experiment"], end["best_iteration"])]
             rows.append({
-                "dataset": options.dataset, "method": options.method, "ipc": str(options.ipc), "network": network,
+                "dataset": data_name(options), "method": options.method, "ipc": str(options.ipc), "network": network,
                 "formation": "2×2 formation" if self.formation == 2 else "",
                 "iterations": f"{options.Iteration:,}" if options.Iteration else "none",
                 "accuracy": table_cell(values), "networks": f"{len(values)} network{'s' * (len(values) > 1)}",
@@ -152,7 +161,7 @@ def find_runs(options) -> list[Run]:
     if not runs:
         raise UserError(f"{' '.join(map(str, options.folders))}: no run with an evaluated set; give what a run left in "
                         "--save_path")
-    return sorted(runs.values(), key=lambda run: (run.options.dataset, run.options.ipc))
+    return sorted(runs.values(), key=lambda run: (data_name(run.options), run.options.ipc))
 
 
 def duration(seconds: float) -> str:
@@ -351,7 +360,7 @@ def write(sections: list[dict], target: Path) -> None:
                                    autoescape=jinja2.select_autoescape(["html"]), undefined=jinja2.StrictUndefined,
                                    trim_blocks=True, lstrip_blocks=True)
     templates.filters |= {"strip": strip, "markdown": markdown, "svg": figures.svg}
-    datasets = ", ".join(dict.fromkeys(part["run"].options.dataset for part in sections))
+    datasets = ", ".join(dict.fromkeys(data_name(part["run"].options) for part in sections))
     for name in ("report.html", "report.md"):
         text = templates.get_template(name).render(sections=sections, title=f"Distilled sets: {datasets}",
                                                    date=time.strftime("%Y-%m-%d"), open_classes=OPEN_CLASSES,

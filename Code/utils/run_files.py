@@ -16,13 +16,18 @@ from .system.errors import UserError, memory_for, reason
 
 
 def in_file_names(method: str) -> str:
-    """A method as it stands in names of files: not all systems take the colon of module:function."""
+    """A method or data set as it stands in names of files: not all systems take the colon of module:name."""
     return method.replace(":", ".")
+
+
+def data_name(options) -> str:
+    """What the data of a run are called: its own --name, or that of the data set."""
+    return getattr(options, "name", None) or in_file_names(options.dataset)
 
 
 def run_name(options) -> str:
     """The name of a run of these options: that of its folder, and part of the names of its files."""
-    return f"{in_file_names(options.method)}_{options.dataset}_{options.model}_{options.ipc}ipc"
+    return f"{in_file_names(options.method)}_{data_name(options)}_{options.model}_{options.ipc}ipc"
 
 
 def run_folder(options) -> Path:

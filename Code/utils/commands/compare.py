@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import checkpoint, experiment, methods, pretrained, run_files, storage, summary
-from ..data import load_data
+from ..data import load_data, sources
 from ..distill import Distillation
 from ..options import (
     MOST_SEED,
@@ -36,7 +36,7 @@ from ..system.errors import UserError, needed_for
 from ..system.reporting import reported
 
 SEVERAL = {"method": "methods", "ipc": "ipcs", "seed": "seeds"}  # flags of one run, and what names them here
-FOR_ALL = SEVERAL | {"dataset": "dataset", "save_path": "save_path"}  # not for a method alone
+FOR_ALL = SEVERAL | {"dataset": "dataset", "name": "name", "save_path": "save_path"}  # not for a method alone
 TIMED_SECONDS, TIMED_ITERATIONS = 10, 3  # to learn how long an iteration takes
 
 
@@ -186,11 +186,12 @@ def set_budget(runs: list[tuple[str, list[argparse.Namespace]]], minutes: float,
 
 def write_results(rows: list[dict], shared: argparse.Namespace) -> None:
     """Writes the table, the rows and the plot, and prints the table."""
-    files.write_text(shared.save_path / "compare.md", table(shared.dataset, rows))
+    called = shared.name or sources.own_name(shared.dataset, shared.data_path) or shared.dataset
+    files.write_text(shared.save_path / "compare.md", table(called, rows))
     files.write_json(shared.save_path / "compare.json", {
         **run_files.circumstances(device.find(shared.device)), "rows": rows})
-    plot(shared.dataset, rows, shared.save_path / "compare.png")
-    print(f"\n{table(shared.dataset, rows)}\n{shared.save_path}: compare.md, compare.json, compare.png")
+    plot(called, rows, shared.save_path / "compare.png")
+    print(f"\n{table(called, rows)}\n{shared.save_path}: compare.md, compare.json, compare.png")
 
 
 def parse() -> argparse.Namespace:

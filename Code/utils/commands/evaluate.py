@@ -24,7 +24,7 @@ from ..command_line import Parser, accepted_by, as_path, new_parser, whole_numbe
 from ..data import RealData, class_order, image_files, load_data
 from ..draws import Draws
 from ..experiment import check_networks, memory_accounted
-from ..options import add_data, add_evaluation, replaced
+from ..options import add_data, add_evaluation, give_name, replaced
 from ..summary import mean_and_std, percent
 from ..system import device, files, logs, memory
 from ..system.errors import UserError, memory_for
@@ -59,6 +59,7 @@ def parse() -> tuple[Namespace, dict]:
     parser.set_defaults(**{name: str(used[name]) for name in PROTOCOL  # as if they were flags, so that they are checked
                            if used.get(name) is not None})
     options = parser.parse_args()
+    give_name(parser, options)
     if options.pixels and ("mean" in saved["meta"] or pictures):
         parser.error(f"--pixels: {path} says itself what its images are; leave it out")
     if options.zca and "mean" in saved["meta"]:
@@ -101,7 +102,7 @@ def load_test_data(options, meta: dict) -> RealData:
     if data.class_names != wanted:
         source = meta.get("dataset", "others")
         labels = class_labels(data, wanted, f"--dataset {options.dataset}: {options.synthetic} was made from {source}",
-                              spelled=source == data.name)
+                              spelled=source == options.dataset)
         if len(labels) != data.num_classes:
             raise UserError(f"--dataset {data.name}: {options.synthetic} was made from {len(labels)} of its classes; "
                             "name a --data_path that has these alone")

@@ -81,6 +81,11 @@ ALSO = {  # other usual spellings; {label: names}
 }
 
 
+def tiny_names() -> dict[str, str]:
+    """Tiny-ImageNet's WordNet IDs and the names of their classes."""
+    return {f"n{wnid}": name for wnid, name in _TINY}
+
+
 def composed(name: str) -> str:
     """A name in the one form of Unicode in which names that look alike are the same."""
     return unicodedata.normalize("NFC", name)

@@ -4,6 +4,7 @@ import contextvars
 import hashlib
 import io
 import os
+import re
 import sys
 import warnings
 import zipfile
@@ -36,7 +37,8 @@ BATCH_BYTES = 2**20  # of pixels that a decoding process hands over at once
 class Tree:
     """The files below a folder or inside a zip, by relative name. Nothing is unpacked.
 
-    Raises UserError where the zip is damaged or a file cannot be reached.
+    Where all of them lie in one folder, as in most zips, names are relative to that. Raises UserError where the zip is
+    damaged or a file cannot be reached.
     """
 
     def __init__(self, root: Path):
@@ -44,7 +46,11 @@ class Tree:
         self._zip = None
         self._members = {}
         self.folders = set()
-        self.stamps = self._zip_stamps() if root.is_file() else self._folder_stamps()
+        stamps = self._zip_stamps() if root.is_file() else self._folder_stamps()
+        top = _one_folder([name for name in stamps if _is_visible(name)])
+        self._members = {name[len(top):]: self._members.get(name, name) for name in stamps if name.startswith(top)}
+        self.stamps = {name: stamps[top + name] for name in self._members}
+        self.folders = {folder[len(top):] for folder in self.folders if folder.startswith(top)}
 
     def _folder_stamps(self) -> dict[str, tuple]:
         stamps = {}
@@ -67,21 +73,26 @@ class Tree:
         return stamps
 
     def _zip_stamps(self) -> dict[str, tuple]:
-        """Names in a zip lack the one folder that all of them lie in."""
         try:
             with zipfile.ZipFile(self.root) as archive:
                 entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         except (OSError, zipfile.BadZipFile) as error:
             raise UserError(f"{self.root}: not a readable zip ({reason(error)}); download it again") from None
-        self._members = {"/".join(PurePosixPath(entry.filename).parts[1:]): entry.filename for entry in entries}
+        if not any("/" in entry.filename for entry in entries):  # as some programs on Windows write them
+            entries = [entry for entry in entries if not entry.filename.endswith("\\")]
+            self._members = {entry.filename.replace("\\", "/"): entry.filename for entry in entries}
+        else:
+            self._members = {entry.filename: entry.filename for entry in entries}
         stamps = {entry.filename: (entry.file_size, entry.date_time, entry.CRC) for entry in entries}
+        if len(self._members) < len(entries):
+            raise UserError(f"{self.root}: it has several files of one name; pack it anew")
         return {name: stamps[member] for name, member in self._members.items()}
 
     def read(self, name: str) -> bytes:
         if self.stamps.get(name, (0,))[0] > MOST_FILE_BYTES:
             raise ValueError(f"larger than {MOST_FILE_BYTES >> 20} MiB")
         if self.root.is_dir():
-            with files.open_regular(self.root / name) as file:
+            with files.open_regular(self.root / self._members.get(name, name)) as file:
                 return file.read(MOST_FILE_BYTES)
         if self._zip is None:
             self._zip = zipfile.ZipFile(self.root)
@@ -92,6 +103,20 @@ class Tree:
         if self._zip is not None:
             self._zip.close()
             self._zip = None
+
+
+def _one_folder(names: list[str]) -> str:
+    """The folder, with a slash, that all these files lie in, if it is none of a split: "", "name/" or "name/name/"."""
+    top = ""
+    while True:
+        first = {name[len(top):].split("/")[0] for name in names}
+        loose = any("/" not in name[len(top):] for name in names)
+        (only,) = first if len(first) == 1 else (None,)
+        if only is None or loose or only.casefold() in LIKE_TRAIN or _is_like_test(only):
+            return top
+        if not any("/" in name[len(top) + len(only) + 1:] for name in names):  # a class alone
+            return top
+        top += f"{only}/"
 
 
 @dataclass
@@ -150,10 +175,14 @@ def _is_like_test(name: str) -> bool:
     return name.casefold().startswith(("test", "val", "eval")) or name.casefold() == "dev"
 
 
-def say_what_is_left_out(tree: Tree, used: list[str], below: tuple[str, ...]) -> None:
-    """A line with the counts of visible files below these folders, and of images anywhere, that are not read."""
-    left = sorted(name for name in tree.stamps.keys() - set(used) if _is_image(name) or (
-        _is_visible(name) and name.startswith(below) and "/" in name))
+def say_what_is_left_out(tree: Tree, used: list[str], below: tuple[str, ...], within: tuple[str, ...] = ("",),
+                         known: tuple[str, ...] = ()) -> None:
+    """A line with the counts of visible files below these folders, and of images `within` others, that are not read.
+
+    known: endings of files that belong there.
+    """
+    left = sorted(name for name in tree.stamps.keys() - set(used) if (_is_image(name) and name.startswith(within)) or (
+        _is_visible(name) and name.startswith(below) and "/" in name and not name.endswith(known or ("\0",))))
     if not left:
         return
     images = [name for name in left if _is_image(name)]
@@ -215,26 +244,57 @@ def _published_labels(dataset: str, train: list[str], test: list[str]) -> tuple[
 
 
 def list_tiny_imagenet(tree: Tree) -> Listing:
-    """Tiny-ImageNet's own layout: train/<wnid>/images/*, val/images/* with val/val_annotations.txt.
+    """Tiny-ImageNet's own layout: train/<wnid>/images/*, val/images/* with val/val_annotations.txt; also val/<wnid>/**.
 
     Classes are in the order of their WordNet IDs; words.txt gives their names. The test set is val, as in
     the literature: the labels of the original test images were never published.
     """
     names, folders = images_by_folder(tree, "train/")
     wnids = sorted(set(folders))
+    odd = [wnid for wnid in wnids if not re.fullmatch(r"n[0-9]{8}", wnid)]
+    if odd or not wnids:
+        where = f", but in {class_order.listed(odd)}" if odd else ""
+        raise UserError(f"no images in train/<wnid>/, as published{where}; {ANEW}")
     index = {wnid: k for k, wnid in enumerate(wnids)}
     train = [(name, index[wnid]) for name, wnid in zip(names, folders, strict=True)]
+    test = _tiny_validation(tree, index)
+    words = class_order.tiny_names() | _tab_separated(tree, "words.txt")
+    say_what_is_left_out(tree, [name for name, _ in train + test], ("train/", "val/"), within=("train/", "val/"),
+                         known=(".txt",))
+    return Listing(train, test, [words.get(wnid, wnid).split(",")[0] for wnid in wnids])
+
+
+def _tab_separated(tree: Tree, name: str) -> dict[str, str]:
+    """The first two columns of a file; none where it is not there. UserError where it is damaged."""
     try:
-        lines = [line.split("\t") for line in tree.read("val/val_annotations.txt").decode().splitlines()]
-        test = [(f"val/images/{line[0]}", index[line[1]]) for line in lines]
-        words = dict(line.split("\t", 1) for line in tree.read("words.txt").decode().splitlines())
-    except Exception as error:  # a missing file, a damaged zip, a line or a class that should not be there
-        raise UserError("val/val_annotations.txt or words.txt is missing or damaged "
-                        f"({reason(error)}); {ANEW}") from None
+        lines = [line.split("\t") for line in tree.read(name).decode().splitlines()] if name in tree.stamps else []
+        return {first: second for first, second, *_ in lines}
+    except Exception as error:  # a damaged zip, a line that should not be there
+        raise UserError(f"{name} is damaged ({reason(error)}); {ANEW}") from None
+
+
+def _tiny_validation(tree: Tree, index: dict[str, int]) -> list[tuple[str, int]]:
+    """(name, label) of the images of val, labelled by val_annotations.txt or by the folders that they lie in."""
+    noted = _tab_separated(tree, "val/val_annotations.txt")
+    names, folders = images_by_folder(tree, "val/")
+    by_class = [(name, folder) for name, folder in zip(names, folders, strict=True) if folder in index]
+    if by_class and not any(f"val/images/{name}" in tree.stamps for name in noted):
+        wrong = [name for name, folder in by_class if noted.get(name.split("/")[-1], folder) != folder]
+        if wrong:
+            raise UserError(f"{wrong[0]} is of another class in val/val_annotations.txt; {ANEW}")
+        print(f"{tree.root.name}: the images of val are labelled by their folders", flush=True)
+        return [(name, index[folder]) for name, folder in by_class]
+    if not noted:
+        where = f"val/ has images in {class_order.listed(sorted(set(folders)), 5)}" if names else "val/ has no images"
+        raise UserError(f"{where}, and val/val_annotations.txt with their labels is not there; {ANEW}")
+    other = next((wnid for wnid in noted.values() if wnid not in index), None)
+    if other:
+        raise UserError(f"val/val_annotations.txt has images of {other}, of which train/ has none; {ANEW}")
+    test = [(f"val/images/{name}", index[wnid]) for name, wnid in noted.items()]
     missing = next((name for name, _ in test if name not in tree.stamps), None)
     if missing:
         raise UserError(f"{missing} is named in val/val_annotations.txt and is not there; {ANEW}")
-    return Listing(train, test, [words.get(wnid, wnid).split(",")[0] for wnid in wnids])
+    return test
 
 
 class _Images(Dataset):

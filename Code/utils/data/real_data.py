@@ -97,8 +97,10 @@ class RealData:
 
 def load_data(options) -> RealData:
     """The data set that a command line names, on its device."""
-    return load(options.dataset, options.data_path, devices.find(options.device), options.im_size, options.zca,
+    data = load(options.dataset, options.data_path, devices.find(options.device), options.im_size, options.zca,
                 options.seed, options.validation)
+    data.name = getattr(options, "name", None) or data.name
+    return data
 
 
 def load(name: str, data_path: str | Path, device: torch.device | str = "cpu", im_size: int | None = None,
@@ -124,6 +126,7 @@ def load(name: str, data_path: str | Path, device: torch.device | str = "cpu", i
             raise UserError(f"--data_path {data_path}: too few images to keep a fifth of each class for testing; add "
                             "images, or a test folder") from None
         print(f"no test images: split into {len(arrays.labels)} training and {len(arrays.test_labels)} test images")
+    sources.refuse_empty_classes(data_path, arrays)
     if all((part == arrays.images[:1, :, :1, :1]).all() for part in arrays.images.split(1000)):
         raise UserError(f"--data_path {data_path}: all training images are one and the same colour; bring others")
     sources.say_untested(arrays)

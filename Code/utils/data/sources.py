@@ -7,11 +7,11 @@ import contextlib
 import io
 import math
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,33 +20,16 @@ from torch import Tensor
 
 from ..system import files, unpickle
 from ..system.errors import UserError, is_out_of_memory, needed_for, reason
-from . import image_files
+from ..system.imports import import_named
+from . import class_order, image_files, parquet
+from .arrays import Arrays, read_npz
 from .class_order import listed
 
 TINY_TENSORS = "tinyimagenet.pt"
+RETURNED = ("Arrays of uint8 images (N, C, H, W) with int64 labels (N,), for training and testing, and the names of "
+            "the classes")
+MOST_LETTERS = 60  # of the name of one's own data
 SVHN_MOST = 100_000  # images; published are 73,257 for training
-
-
-class Arrays(NamedTuple):
-    """Images are uint8 (N, C, H, W), labels int64 (N,). N is 0 for the test images of a folder without any."""
-
-    images: Tensor
-    labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
-    class_names: list[str]
-
-    def checked(self) -> "Arrays":
-        """ValueError where images and labels do not belong together, or class names are no names."""
-        if len(set(self.class_names)) < len(self.class_names) or not all(
-                isinstance(name, str) and name.strip() for name in self.class_names):
-            raise ValueError(f"class names {listed(self.class_names)[:200]} are not all different names")
-        for images, labels in ((self.images, self.labels), (self.test_images, self.test_labels)):
-            if images.dtype != torch.uint8 or images.shape[1:] != self.images.shape[1:] or len(images) != len(labels):
-                raise ValueError(f"{len(labels)} labels do not go with {images.dtype} images {tuple(images.shape)}")
-            if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.class_names):
-                raise ValueError(f"labels {labels.unique().tolist()} in {len(self.class_names)} classes")
-        return self
 
 
 @contextlib.contextmanager
@@ -75,15 +58,30 @@ class Source:
     files: tuple[str, ...] = ()
     download: Callable[[Path], object] | None = None
 
+    def validated(self, name: str) -> "Source":
+        """The same; UserError where a part of it cannot be right."""
+        for part, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and not (isinstance(values, list | tuple) and len(values) in (1, 3) and all(
+                    isinstance(value, int | float) and (0 if part == "mean" else 1e-6) <= value <= 1
+                    for value in values)):
+                raise UserError(f"{name}: its {part} is {values!r}; a number in 0..1 for each of 1 or 3 channels is "
+                                "wanted, or None for mean and std")
+        if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
+            raise UserError(f"{name}: its mean {self.mean} and std {self.std} do not go together; give both or None")
+        if type(self.size) is not int or self.size < 1 or not callable(self.read):
+            raise UserError(f"{name}: its size {self.size!r} and read {self.read!r} are to be a whole number and a "
+                            "function read(data_path, size)")
+        return self
+
     def load(self, name: str, data_path: Path, size: int) -> Arrays:
         """Images of size x size, from <data_path>/<name>/{train,test}/<class>/ or else the published files.
 
         Raises UserError with one line that names what is missing or damaged.
         """
         try:
-            folder = _folder_named(data_path, name) if self.mean else None
-            arrays = (_override(folder, name, size, len(self.mean)) if folder
-                      else self._published(data_path, size)).checked()
+            folder = _folder_named(data_path, name) if name in class_order.NAMES else None
+            arrays = (_override(folder, name, size, len(self.mean)).checked() if folder
+                      else self._published(data_path, size))
         except UserError as error:
             raise UserError(f"--data_path {data_path}: {error}") from None
         except PermissionError as error:
@@ -91,10 +89,13 @@ class Source:
                             "another folder") from None
         except Exception as error:  # torchvision, SciPy and pickle raise many kinds
             if is_out_of_memory(error) and str(error):  # that of a damaged pickle has no words
-                raise
-            raise UserError(f"--data_path {data_path}: cannot load {name} ({reason(error)}); put the whole, undamaged "
-                            f"files {', '.join(self.files)} there, or delete those that are damaged and connect to "
-                            "the internet, from where missing ones come") from None
+                raise UserError(f"--data_path {data_path}: its files need more memory than there is ({reason(error)}); "
+                                "free some, or bring fewer or smaller images") from None
+            advice = (f"put the whole, undamaged files {', '.join(self.files)} there, or delete those that are damaged "
+                      "and connect to the internet, from where missing ones come" if self.download else
+                      f"mend what its read returns: {RETURNED}" if ":" in name else
+                      "bring the whole, undamaged files")
+            raise UserError(f"--data_path {data_path}: cannot load {name} ({reason(error)}); {advice}") from None
         if arrays.images.shape[2:] == (size, size):
             return arrays
         from torchvision.transforms.v2.functional import resize
@@ -119,17 +120,22 @@ class Source:
                     with contextlib.suppress(OSError):  # only empty ones go; a file that came is not to come again
                         folder.rmdir()
         arrays = self.read(data_path, size)
+        if not isinstance(arrays, tuple) or len(arrays) != len(Arrays._fields):
+            raise ValueError(f"read returned {type(arrays).__name__}, not Arrays")
+        arrays = Arrays(*arrays)
         for images in (arrays.images, arrays.test_images):  # each by its own shape
-            self._check_shape(images, size)
-        return arrays
+            if isinstance(images, Tensor) and images.dim() == 4 and images.dtype == torch.uint8:
+                self._check_shape(images, size)
+        return arrays.checked()
 
     def _check_shape(self, images: Tensor, size: int) -> None:
         """UserError where images are not of the published shape, or of a square of one's own."""
         channels, *sides = images.shape[1:]
-        own = not self.mean and sides[:1] == sides[1:]
-        if not own and (sides not in ([size, size], [self.size, self.size]) or channels != len(self.mean)):
+        if not self.mean and sides[0] != sides[1]:
+            raise UserError(f"its images are {tuple(images.shape[1:])}; square ones are wanted")
+        if self.mean and (sides not in ([size, size], [self.size, self.size]) or channels != len(self.mean)):
             raise UserError(f"its images are {tuple(images.shape[1:])}, not "
-                            f"{(len(self.mean or (1,)), self.size, self.size)} as published; put those files there")
+                            f"{(len(self.mean), self.size, self.size)} as published; put those files there")
 
 
 def _folder_named(data_path: Path, name: str) -> Path | None:
@@ -146,6 +152,14 @@ def read_images(root: Path, size: int, channels: int, list_files: Callable = ima
     """Images in a folder or a zip, decoded once and then cached beside it."""
     try:
         tree = image_files.Tree(root)
+    except UserError as error:
+        raise UserError(f"{root.name}: {error}") from None
+    return _decoded(tree, size, channels, list_files)
+
+
+def _decoded(tree: image_files.Tree | parquet.Table, size: int, channels: int, list_files: Callable) -> Arrays:
+    root = tree.root
+    try:
         listing = list_files(tree)
         cache = root.parent / f"cache_{root.name}_{size}.pt"
         images, test_images = image_files.load_cached(tree, listing, channels, size, cache)
@@ -163,49 +177,14 @@ def _override(folder: Path, name: str, size: int, channels: int) -> Arrays:
     return arrays
 
 
-def _read_npz(path: Path) -> Arrays:
-    """MedMNIST's form: {train,test}_images uint8 (N, H, W) or (N, H, W, C), {train,test}_labels (N,) or (N, 1).
-
-    Without test images the training images are split. UserError for anything else, and for a class without
-    training images. Images for validation are left out.
-    """
-    with np.load(path, allow_pickle=False) as content:
-        def part(split: str) -> tuple[Tensor, Tensor]:
-            images, labels = content[f"{split}_images"], content[f"{split}_labels"]
-            images = images[..., None] if images.ndim == 3 else images
-            labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-            if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != images.shape[2] \
-                    or images.shape[3] not in (1, 3):
-                raise UserError(f"{path.name}: {split}_images are {images.dtype} {images.shape}; square images of "
-                                "uint8 are read, (N, H, H) or (N, H, H, 3)")
-            if labels.shape != images.shape[:1] or not np.array_equal(labels, labels.astype(np.int64)):
-                raise UserError(f"{path.name}: {split}_labels are {labels.dtype} {labels.shape}; a whole number for "
-                                f"each of the {len(images)} images is wanted, (N,) or (N, 1)")
-            return (torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))),
-                    torch.from_numpy(labels.astype(np.int64)))
-
-        lacks = [name for name in ("train_images", "train_labels") if name not in content.files]
-        if lacks:
-            raise UserError(f"{path.name}: it has no {lacks[0]}, but {listed(content.files)}; it is to hold "
-                            "train_images, train_labels, test_images and test_labels")
-        images, labels = part("train")
-        test_images, test_labels = part("test") if "test_images" in content.files else (images[:0], labels[:0])
-        if "val_images" in content.files:
-            print(f"{path.name}: {len(content['val_images'])} images for validation are left out", flush=True)
-    counts = torch.bincount(labels) if len(labels) and labels.min() >= 0 else torch.zeros(1)
-    if not counts.all():
-        raise UserError(f"{path.name}: train_labels are to be 0, 1, ... without a gap")
-    return Arrays(images, labels, test_images, test_labels, [str(k) for k in range(len(counts))])
-
-
 def _read_users(root: Path, size: int) -> Arrays:
     """The user's own images, in one channel if all of them are grey."""
     if root.suffix.lower() == ".npz":
-        return _read_npz(root)
-    arrays = read_images(Path(os.path.abspath(root)), size, 3)
-    if all((images == images[:, :1]).all() for images in (arrays.images, arrays.test_images)):
-        return arrays._replace(images=arrays.images[:, :1], test_images=arrays.test_images[:, :1])
-    return arrays
+        return read_npz(root)
+    root = Path(os.path.abspath(root))
+    if tables := parquet.files_in(root):
+        return _decoded(parquet.Table(root, tables), size, 3, parquet.Table.listing).in_one_channel()
+    return read_images(root, size, 3).in_one_channel()
 
 
 def _read_tiny(root: Path, size: int) -> Arrays:
@@ -215,6 +194,8 @@ def _read_tiny(root: Path, size: int) -> Arrays:
             return read_images(root / name, size, 3, image_files.list_tiny_imagenet)
     if (root / TINY_TENSORS).exists():
         return _read_tiny_tensors(root / TINY_TENSORS)
+    if (root / "wnids.txt").exists():  # the folder itself
+        return read_images(Path(os.path.abspath(root)), size, 3, image_files.list_tiny_imagenet)
     raise UserError(f"neither tiny-imagenet-200/ nor tiny-imagenet-200.zip nor {TINY_TENSORS} is there; download the "
                     "zip from http://cs231n.stanford.edu/tiny-imagenet-200.zip")
 
@@ -258,6 +239,15 @@ def split(arrays: Arrays, seed: int) -> Arrays:
     train, test = train_test_split(rows, test_size=0.2, stratify=arrays.labels, random_state=seed)
     return Arrays(arrays.images[train], arrays.labels[train], arrays.images[test], arrays.labels[test],
                   arrays.class_names)
+
+
+def refuse_empty_classes(data_path: Path, arrays: Arrays) -> None:
+    """UserError for classes without training images."""
+    counts = torch.bincount(arrays.labels, minlength=len(arrays.class_names)).tolist()
+    lacks = [name for name, count in zip(arrays.class_names, counts, strict=True) if not count]
+    if lacks:
+        raise UserError(f"--data_path {data_path}: no training images of {listed(lacks)}: {len(lacks)} of "
+                        f"{len(counts)} classes; add images, or leave these classes out")
 
 
 def say_untested(arrays: Arrays) -> None:
@@ -352,7 +342,49 @@ SOURCES = {
 
 
 def find(name: str) -> Source:
-    """The data set of this name; UserError where there is none."""
+    """The data set of this name; UserError where there is none. Imports nothing: a name may come from a file."""
     if name not in SOURCES:
-        raise UserError(f"unknown data set {name!r}; known: {', '.join(SOURCES)}")
+        own = "; name your own with --dataset" if ":" in name else ", or your own as module:source"
+        raise UserError(f"unknown data set {name!r}; known: {', '.join(SOURCES)}{own}")
     return SOURCES[name]
+
+
+def check_form(name: str) -> None:
+    """UserError for what is neither a data set's name nor has the form module:source. Imports nothing."""
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", name):
+        find(name)
+
+
+def own_name(dataset: str, data_path: Path) -> str | None:
+    """What one's own data are called by default: as the folder or the source; None for data sets that have a name."""
+    if ":" not in dataset and dataset != "folder":
+        return None
+    text = dataset.split(":")[-1] if ":" in dataset else Path(os.path.abspath(data_path)).stem
+    name = re.sub(r"[^\w.-]+", "_", text).strip("._-")[:MOST_LETTERS] or "folder"
+    return f"{name}_folder" if _is_published(name) else name
+
+
+def check_own_name(name: str) -> None:
+    """UserError for a name that cannot stand in names of files, or is that of a published data set."""
+    if not re.fullmatch(r"[^\W_][\w.-]*", name) or name.endswith(".") or len(name) > MOST_LETTERS:
+        raise UserError(f"{name[:80]!r} is no plain name; take at most {MOST_LETTERS} letters, digits and _ . -")
+    if _is_published(name):
+        raise UserError(f"{name} is a published data set; choose another name")
+
+
+def _is_published(name: str) -> bool:
+    return name.casefold() in {known.casefold() for known in class_order.NAMES}
+
+
+def imported(name: str) -> Source:
+    """The data set of this name, or the user's own: `module:source`, imported from the current directory.
+
+    For names that the user gives alone, never for those in files. UserError where there is none.
+    """
+    if name not in SOURCES and ":" in name:
+        found = import_named(name)
+        if not isinstance(found, Source):
+            raise UserError(f"{name!r} is {type(found).__name__}, not a Source; make it with "
+                            "utils.data.sources.Source(mean, std, size, read)")
+        SOURCES[name] = found.validated(name)
+    return find(name)

@@ -52,6 +52,8 @@ class ConvNet(nn.Module):
         for block in range(depth):
             padding = 3 if block == 0 and channel == 1 else 1
             height, breadth = height + 2 * padding - 2, breadth + 2 * padding - 2
+            if normalisation == "instance" and height * breadth == 1:
+                raise ValueError("a value that is normalised alone is 0")
             layers.append(Conv2d(channel if block == 0 else width, width, 3, padding=padding))
             if NORMALISATIONS[normalisation]:
                 layers.append(NORMALISATIONS[normalisation]((width, height, breadth)))
@@ -285,4 +287,4 @@ def get_network(name: str, channel: int, num_classes: int, im_size: int | tuple[
             return build(channel, num_classes, (height, width), **settings)
         except (RuntimeError, ValueError):
             raise UserError(f"network {name} does not fit images of {height}x{width}: they are too small for its "
-                            "poolings; choose another network or larger images") from None
+                            "layers; choose another network or larger images") from None

@@ -5,6 +5,7 @@ Where several processes share a run, the first one writes its files.
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import secrets
@@ -14,6 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+try:
+    import fcntl
+except ImportError:  # on Windows, which removes no file that is open
+    fcntl = None
 
 from . import distributed
 from .errors import UserError, reason
@@ -26,19 +32,38 @@ NO_LINK, NO_WAIT = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)  #
 def write_whole(path: Path, write) -> None:
     """Calls `write(file)` on a temporary file beside `path`, then renames it into place.
 
-    Raises UserError where the file cannot be written; what was there before stays.
+    Raises UserError where the file cannot be written; what was there before stays. Temporary files of processes that
+    were killed while they wrote to `path` are removed.
     """
     with writing(path):
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        remove_temporary(path.parent, glob.escape(path.name))
+        temporary, handle = _new_temporary(path)
         try:
-            with temporary.open("xb") as file:  # which fails where something of this name is there
+            with open(handle, "wb", closefd=not fcntl) as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what went wrong before is what is said
+                temporary.unlink(missing_ok=True)
             raise
+        finally:
+            if fcntl:
+                os.close(handle)
+
+
+def _new_temporary(path: Path) -> tuple[Path, int]:
+    """A new file beside `path`, open and locked, so that no other process takes it for one that was left behind."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        if fcntl:
+            with contextlib.suppress(OSError):  # where there are no locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        if temporary.exists():  # not taken before it was locked
+            return temporary, handle
+        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -105,9 +130,20 @@ def remove(folder: Path, *names: str) -> None:
                                 "again, a run with --resume auto") from None
 
 
+@distributed.main_process_only
 def remove_temporary(folder: Path, *names: str) -> None:
-    """Removes what `write_whole` left where a process was killed; `names` are patterns of final names."""
-    remove(folder, *(f".{name}.????????" for name in names))
+    """Removes what `write_whole` left where a process was killed; `names` are patterns of final names.
+
+    What another process is writing stays, and so does what cannot be removed, such as another user's file.
+    """
+    for path in (path for name in names for path in folder.glob(f".{name}.{'[0-9a-f]' * 8}")):
+        with contextlib.suppress(OSError):
+            if not fcntl:
+                path.unlink()
+                continue
+            with open(path, "r+b", opener=_open_regular) as file:  # for writing, which locks of NFS need
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
 
 
 def make_folder(path: Path, flag: str = "--save_path") -> Path:

@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, TextIO
 
+from .errors import in_one_line
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -20,13 +22,13 @@ class Output:
     """A stream whose loss does not end the work: where its reader has gone or its disk is full, output is dropped.
 
     note: where one line says so; of standard error itself nothing can. Lines that are written while a bar is shown
-    stand above it.
+    stand above it. plain: what would move the cursor is shown by its number, as a name of a file may hold it.
     """
 
     bar: ClassVar["tqdm | None"] = None  # the one that is shown on the terminal
 
-    def __init__(self, stream: TextIO, note: TextIO | None = None):
-        self.stream, self.note, self.within_line = stream, note, False
+    def __init__(self, stream: TextIO, note: TextIO | None = None, plain: bool = False):
+        self.stream, self.note, self.plain, self.within_line = stream, note, plain, False
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # of letters that its encoding lacks
 
@@ -36,7 +38,7 @@ class Output:
     def write(self, text: str) -> None:
         if Output.bar and not self.within_line:
             Output.bar.clear()
-        self.draw(text)
+        self.draw("\n".join(map(in_one_line, text.split("\n"))) if self.plain else text)
         self.within_line = not text.endswith("\n")
         if Output.bar and not self.within_line:
             Output.bar.refresh()

@@ -18,7 +18,7 @@ def reported(alone: bool = False):
     """
     with open(os.devnull, "w") as nowhere:
         errors = logs.Output(sys.stderr or nowhere)
-        output = logs.Output(sys.stdout or nowhere, note=errors)
+        output = logs.Output(sys.stdout or nowhere, note=errors, plain=True)
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors), _ended_in_one_line():
             if alone and distributed.started_by_torchrun():
                 if os.environ.get("RANK", "0") != "0":  # the first one says it

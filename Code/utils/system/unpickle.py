@@ -1,7 +1,8 @@
 """Reading pickles of others without running what is in them: tensors, arrays and plain containers only.
 
 No object of NumPy or torch sees what a pickle says of it before it is checked here: a dtype is one of PLAIN, and the
-sizes of an array or tensor are those of the bytes that it holds. A file gives no more than WORTH times its size.
+sizes of an array or tensor are those of the bytes that it holds. A file gives no more than WORTH times its size, and
+no dict with keys that could be chosen so that each looks at all others (KEYS).
 """
 
 import collections
@@ -12,7 +13,7 @@ import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from . import files
 PLAIN = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"}  # dtypes without objects in them
 WORTH = 4  # elements and items for each byte of a file, at most: of bits kept as bytes, of grey spread over channels
 LEAST = 2**16  # such items that any file may have
+KEYS = 10_000  # that are numbers, in a file: others could have one hash, and n of them take n * n steps
 TOO_MUCH = f"it unfolds to more than {WORTH} values for each of its bytes"
 
 
@@ -119,8 +121,7 @@ _MADE = ("multiarray", "_reconstruct", _reconstruct), ("multiarray", "scalar", _
 _NUMPY = {("numpy", "ndarray"): _NDARRAY, ("numpy", "dtype"): _Function(_dtype),
           **{(f"numpy.{core}.{module}", name): _Function(function) for core in ("core", "_core")
              for module, name, function in _MADE}}
-ALLOWED = {("collections", "OrderedDict"): _Function(collections.OrderedDict),
-           ("_codecs", "encode"): _Function(_encode), ("__builtin__", "bytes"): _Function(lambda: b""),
+ALLOWED = {("_codecs", "encode"): _Function(_encode), ("__builtin__", "bytes"): _Function(lambda: b""),
            ("torch._utils", "_rebuild_tensor_v2"): _Function(_tensor),
            ("torch.storage", "_load_from_bytes"): _Function(_storage), **_NUMPY}
 
@@ -144,15 +145,49 @@ NUMPY = [(ALLOWED["numpy", "dtype"], "numpy.dtype"), (_Dtype, "the stand-in of n
          *((_Function(lambda *_: _Array()), f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core"))]
 
 
+class _Memo(dict):
+    """What a pickle refers to by number, counted from 0, or from 1 by Python 2; others could have one hash."""
+
+    def __setitem__(self, number: int, value: Any) -> None:
+        if number > len(self) + 1:
+            raise pickle.UnpicklingError("it numbers its parts as no pickle does")
+        super().__setitem__(number, value)
+
+
 class _Unpickler(pickle._Unpickler):
     """The one in Python: that in C makes room for whatever number of objects or bytes a pickle names."""
 
     dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
     dispatch.pop(pickle.ADDITEMS[0])  # of sets; it would add tensors
+    dispatch.pop(pickle.FROZENSET[0])
 
     def __init__(self, file: BinaryIO, encoding: str, size: int):
         super().__init__(file, encoding=encoding)
-        self.left = max(LEAST, WORTH * size)
+        self.memo, self.left, self.keys_left = _Memo(), max(LEAST, WORTH * size), KEYS
+
+    def _check_keys(self, keys: list) -> None:
+        """Of a dict, before it has them: texts, whose hashes nobody knows beforehand, and few numbers."""
+        self.keys_left -= sum(not isinstance(key, str | bytes) for key in keys)
+        if self.keys_left < 0 or not all(isinstance(key, str | bytes | int | float | np.generic | None)
+                                           for key in keys):
+            raise pickle.UnpicklingError(f"the keys of its dicts are no texts, nor at most {KEYS:,} numbers")
+
+    def load_setitem(self):
+        self._check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self):
+        self._check_keys(self.stack[::2])
+        super().load_setitems()
+
+    def load_dict(self):
+        self._check_keys(self.stack[::2])
+        super().load_dict()
+
+    def _ordered_dict(self, pairs: Any = ()) -> collections.OrderedDict:
+        pairs = list(pairs)
+        self._check_keys([key for key, _ in pairs])
+        return collections.OrderedDict(pairs)
 
     def _spend(self, *parts) -> None:
         """What is copied counts, because a pickle can name the same thing again and again."""
@@ -165,6 +200,8 @@ class _Unpickler(pickle._Unpickler):
         super().load_reduce()
 
     def find_class(self, module: str, name: str):
+        if (module, name) == ("collections", "OrderedDict"):
+            return _Function(self._ordered_dict)
         if (module, name) not in ALLOWED:
             raise pickle.UnpicklingError(f"it holds {module}.{name}, which is not loaded because it could run code")
         return ALLOWED[module, name]
@@ -184,6 +221,9 @@ class _Unpickler(pickle._Unpickler):
     def load_bytearray8(self):
         self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
 
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.DICT[0]] = load_dict
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
@@ -200,14 +240,101 @@ def load(file: BinaryIO, encoding: str = "latin1") -> Any:
     return within(_Unpickler(file, encoding, size).load(), size)
 
 
+BYTES = {"Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1,
+         "Bool": 1, "ComplexDouble": 16, "ComplexFloat": 8, "Untyped": 1, "QUInt8": 1, "QInt8": 1, "QInt32": 4,
+         "QUInt4x2": 1, "QUInt2x4": 1}  # of a value, by the kinds of storage that torch.save writes
+
+
+class _Stored(NamedTuple):
+    """In place of a storage of torch: how many values it has."""
+
+    values: int
+
+
+class _Look(_Unpickler):
+    """Goes through a pickle of torch.save before torch does, and makes nothing of it but plain containers.
+
+    Versions of torch differ in what they compare. records: the bytes that each storage has by its key; None where it
+    is not known, and all of them have at most `size`.
+    """
+
+    dispatch: ClassVar = dict(_Unpickler.dispatch)
+
+    def __init__(self, file: BinaryIO, size: int, records: dict[str, int] | None):
+        super().__init__(file, "latin1", size)
+        self.records, self.bytes_left, self.seen = records, size, {}
+
+    def find_class(self, module: str, name: str):
+        if module in ("torch", "torch.storage") and name.endswith("Storage"):
+            return BYTES[name.removesuffix("Storage")]
+        made = {"OrderedDict": self._ordered_dict, "Counter": self._ordered_dict, "set": self._refused,
+                "_rebuild_tensor_v2": self._tensor, "_rebuild_tensor": self._tensor}
+        return made.get(name, self._nothing)
+
+    def _nothing(self, *_):
+        """In place of all else, which is torch's to refuse."""
+
+    def _refused(self, *_):
+        raise pickle.UnpicklingError("it holds a set")
+
+    def persistent_load(self, said: tuple) -> _Stored:
+        """What a tensor says of its storage: ("storage", type, key, device, number of values, ...)."""
+        _, each, key, _, values = said[:5]
+        wanted = values * each
+        if self.records is not None and self.records.get(str(key)) != wanted:
+            raise pickle.UnpicklingError(f"it holds {self.records.get(str(key))} bytes of a tensor as {wanted}")
+        self.bytes_left -= max(0, wanted - self.seen.get(key, 0))
+        self.seen[key] = max(wanted, self.seen.get(key, 0))
+        if self.bytes_left < 0 or values < 0:
+            raise pickle.UnpicklingError("its tensors are larger than the file")
+        return _Stored(values)
+
+    def _tensor(self, stored: _Stored, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_) -> None:
+        last = offset + sum((side - 1) * step for side, step in zip(size, stride, strict=True))
+        if min((offset, *size, *stride)) < 0 or (math.prod(size) and last >= stored.values):
+            raise pickle.UnpicklingError(f"it holds a tensor of {stored.values} values as {tuple(size)}")
+
+    def load_build(self):
+        self.stack.pop()
+
+    def load_newobj(self):
+        self.stack[-2:] = [None]
+
+    def load_setitem(self):
+        self._check_keys(self.stack[-2:-1])
+        del self.stack[-2:]
+
+    def load_setitems(self):
+        self._check_keys(self.pop_mark()[::2])
+
+    def load_append(self):
+        self.stack.pop()
+
+    def load_appends(self):
+        self.pop_mark()
+
+    dispatch |= {pickle.BUILD[0]: load_build, pickle.NEWOBJ[0]: load_newobj, pickle.SETITEM[0]: load_setitem,
+                 pickle.SETITEMS[0]: load_setitems, pickle.APPEND[0]: load_append, pickle.APPENDS[0]: load_appends}
+
+
 def _checked_size(file: BinaryIO) -> int:
-    """The bytes of a file that torch.save wrote; UnpicklingError where its parts would take more."""
+    """The bytes of a file that torch.save wrote; UnpicklingError where its parts would take more, or do not fit."""
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     if file.read(4) == b"PK\3\4":
         with zipfile.ZipFile(file) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > size:
+            parts = {entry.filename.lower().partition("/")[2]: entry.file_size for entry in archive.infolist()}
+            if sum(parts.values()) > size:
                 raise pickle.UnpicklingError("its parts are larger than the file; torch.save compresses nothing")
+            if len(parts) < len(archive.infolist()):
+                raise pickle.UnpicklingError("two of its parts have one name")
+            written, = (entry for entry in archive.infolist() if entry.filename.partition("/")[2] == "data.pkl")
+            records = {name.removeprefix("data/"): count for name, count in parts.items() if name.startswith("data/")}
+            _Look(io.BytesIO(archive.read(written)), size, records).load()
+    else:
+        file.seek(0)
+        for _ in range(5):  # three of the form, what was saved, the keys of storages
+            _Look(file, size, None).load()
     file.seek(0)
     return size
 
