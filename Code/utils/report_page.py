@@ -26,9 +26,9 @@ from .run_files import (
     data_name,
     is_finished,
     losses_path,
-    metrics_path,
     options_path,
     picture_path,
+    read_metrics,
     set_path,
     undamaged,
 )
@@ -82,7 +82,7 @@ class Run:
         self.options = Namespace(**checked_options(about["options"]) | given | {"synthetic": self.path})
         self.command, self.machine, self.date = shlex.join(about["command"]), about["machine"], about["date"]
         self.versions = ", ".join(f"{name} {version}" for name, version in self.meta["version"].items())
-        self.metrics = files.read_json_lines(metrics_path(folder))
+        self.metrics = read_metrics(folder)
         self.losses = files.read_json_lines(losses_path(folder))
         self.class_names, self.formation = list(map(in_one_line, self.meta["class_names"])), self.meta["formation"]
         self.iterations = self.meta["iteration"]

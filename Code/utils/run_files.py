@@ -4,13 +4,14 @@ A run has a folder of its own below --save_path. Its sets and pictures lie besid
 """
 
 import contextlib
+import math
 import sys
 import time
 from pathlib import Path
 
 import torch
 
-from .system import device
+from .system import device, files
 from .system.errors import UserError, memory_for, reason
 
 
@@ -69,6 +70,19 @@ def losses_path(folder: Path) -> Path:
     return folder / "losses.jsonl"
 
 
+def read_metrics(folder: Path) -> list[dict]:
+    """The lines of metrics.jsonl; KeyError, TypeError or ValueError where they are not as a run writes them."""
+    lines = files.read_json_lines(metrics_path(folder))
+    for line in lines:
+        counts = [line["experiment"], line["iteration"], line["best_iteration"]]
+        numbers = [line["seconds"], *line["accuracies"]]
+        if not (line["accuracies"] and all(type(count) is int and count >= 0 for count in counts)
+                and all(type(number) is float and 0 <= number < math.inf for number in numbers)
+                and max(line["accuracies"]) <= 1 and type(line["model"]) is str):
+            raise ValueError("a line of its metrics.jsonl has values that no run writes")
+    return lines
+
+
 def is_finished(iterations: list[int], options: dict) -> bool:
     """Whether sets of these iterations, one for each experiment, are all that a run of these options is to make."""
     return iterations == [options["Iteration"]] * options["num_exp"]
@@ -82,7 +96,7 @@ def undamaged(place: Path):
             yield
     except UserError:
         raise
-    except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
         raise UserError(f"{place}: damaged, or not what a run leaves ({reason(error)}); remove it or run it "
                         "again") from None
 
