@@ -5,8 +5,8 @@
         --ce_weight 0.5 --train_net_num 1 --aug
 
 Images are scaled to fill --im_size (32) squared and cut at the centre. Where there is no test folder, a fifth of
-the training images, stratified by class and drawn by --seed, is kept for testing. PATH may be an .npz file as
-MedMNIST publishes its data: train_images, train_labels, test_images, test_labels.
+the training images, stratified by class and drawn by --seed, is kept for testing. PATH may also be an .npz file, as
+MedMNIST or Keras publish their data, or Parquet files, as Hugging Face stores image data sets.
 """
 
 from utils import defaults

@@ -3,8 +3,8 @@
     python3 -u benchmark.py --dataset MNIST --data_path data --rounds 2
     python3 -u benchmark.py --growth --dataset CIFAR100 --data_path data
 
-Without more flags: the published MNIST command for 10 images per class. Every flag of the entry scripts
-can be added; with --pool no network is trained, so that row is left out. Prints a table and leaves it in --save_path as
+Without more flags: the published MNIST command for 10 images per class. Every flag of the entry scripts can be added.
+With --pool no network is trained, so that row is left out. Prints a table and leaves it in --save_path as
 benchmark_<run>_<precision>[_compiled].json; --growth leaves growth.json and growth.png. One iteration of several
 processes:
 

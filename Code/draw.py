@@ -2,8 +2,8 @@
 
     python3 -u draw.py --synthetic ../Distilled/CIFAR10/BACON_ipc10.pt --data_path data --random 30.69 --start 42.62
 
-The distilled accuracy is that of the set's card. --random and --start are accuracies in %, by the same protocol, of
-what stands beside the set: random real images, and the random formation that distillation started from. They come from
+The distilled accuracy is that of the set's card. --random and --start are accuracies in % by the same protocol: of
+random real images, and of the random formation that distillation started from. They come from
 
     python3 -u BACON_cifar10.py --method random --ipc 10 --model ConvNet --num_exp 1 --num_eval 3 \\
         --epoch_eval_train 200 --compile --save_path result/random

@@ -168,6 +168,37 @@ def test_a_damaged_budget_is_one_line(content, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("change", [
+    *({name: value} for name, values in {
+        "accuracies": (None, [], [2.0, 0.5], [float("nan")] * 2, [[0.5]] * 2, ["0.5"] * 2, [0.5, 0.25]),
+        "seconds": (float("nan"), float("inf"), -1.0, 10**400, [5.0], None), "model": (None, 5, "ConvNet"),
+        "iteration": (1, 3, -1, "2", 10**400), "experiment": ([], True), "best_iteration": ({},)}.items()
+      for value in values),
+    b"", b"\n", b"{}\n", b"5\n", b"\xff", b"[" * 10**5], ids=lambda change: str(change)[:40])
+def test_damaged_metrics_are_refused(compared, change, tmp_path):
+    """They make no wrong number of the table."""
+    shutil.copytree(compared[0] / "DM_2ipc_seed1", tmp_path / "DM_2ipc_seed1")
+    shared = options.build_parser("", {"dataset": "digits"}).parse_args([*SHORT, "--save_path", str(tmp_path)])
+    cell = compare.cell("DM", 2, 1, shared)
+    path = run_files.metrics_path(run_files.run_folder(cell))
+    assert len(compare.summarise("DM", [cell])) == 1
+    if isinstance(change, dict):
+        *_, last = files.read_json_lines(path)
+        change = "".join([*path.read_text().splitlines(True)[:-1], json.dumps(last | change)]).encode()
+    path.write_bytes(change)
+    with pytest.raises(UserError, match="damaged, or not what a run leaves"), run_files.undamaged(tmp_path):
+        compare.summarise("DM", [cell])
+
+
+def test_damaged_metrics_are_one_line(compared, tmp_path):
+    shutil.copytree(compared[0], tmp_path, dirs_exist_ok=True)
+    path, = tmp_path.glob("DM_2ipc_seed1/DM_*/metrics.jsonl")
+    path.write_text("{}")
+    table = (tmp_path / "compare.md").read_bytes()
+    line, = call_script("compare.py", *METHODS, *FLAGS, "--save_path", tmp_path, expect=2).stderr.splitlines()
+    assert f"{path.parent}: damaged" in line and (tmp_path / "compare.md").read_bytes() == table
+
+
 def test_a_foreign_set_in_place_of_ours_is_one_line(tmp_path, make_options):
     options = make_options("--save_path", tmp_path)
     metrics = run_files.metrics_path(run_files.run_folder(options))

@@ -5,13 +5,14 @@ import re
 import pytest
 import torch
 
-from conftest import TINY, call_script
-from utils import evaluation
+from conftest import ROOT, TINY, call_script
+from utils import checkpoint, evaluation, pretrained, run_files, storage
 from utils.distill import Distillation
 from utils.draws import generator
 from utils.networks import get_network
 from utils.networks.batches import BatchRunner
-from utils.system import files, memory
+from utils.system import files, memory, unpickle
+from utils.system.errors import LacksMemory
 
 CPU = torch.device("cpu")
 
@@ -130,3 +131,39 @@ def test_a_run_says_how_much_memory_it_took(tmp_path):
     done = call_script("evaluate.py", "--synthetic", tmp_path / "res_BACON_digits_ConvNetW32_1ipc.pt", "--save_path",
                        tmp_path, "--num_eval", 1)
     assert printed <= printed_peak(done) + 0.01
+
+
+def has_no_memory(*_, **__):
+    raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+
+
+def read_within_a_run(path):
+    with run_files.undamaged(path):
+        has_no_memory()
+
+
+@pytest.mark.parametrize("read", [storage.load, checkpoint.read, pretrained.read, read_within_a_run])
+def test_a_file_for_which_memory_lacks_is_not_said_to_be_damaged(read, tmp_path, monkeypatch):
+    """Nor are batches to blame, nor is somebody told to remove it."""
+    path = tmp_path / "file.pt"
+    path.write_bytes(checkpoint.header(b"content") + b"content")
+    monkeypatch.setattr(unpickle, "load_torch", has_no_memory)
+    with pytest.raises(LacksMemory, match=r"file\.pt: it takes more memory than there is \(.*; free some, or") as error:
+        read(path)
+    assert "\n" not in str(error.value) and "--max_batch" not in str(error.value)
+
+
+def test_a_checkpoint_for_which_memory_lacks_is_not_given_up(tmp_path, monkeypatch):
+    """The one before would fit as little, or lose work."""
+    for name in checkpoint.NAMES:
+        (tmp_path / name).write_bytes(checkpoint.header(b"content") + b"content")
+    monkeypatch.setattr(unpickle, "load_torch", has_no_memory)
+    with pytest.raises(LacksMemory, match=checkpoint.NEW):
+        checkpoint.find(tmp_path, "auto", {})
+
+
+def test_a_set_that_does_not_fit_into_memory_earns_no_advice_on_batches(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "ready", has_no_memory)
+    flags = ["--synthetic", ROOT / "Distilled" / "digits" / "BACON_ipc1.pt", "--num_eval", 1]
+    line, = call_script("evaluate.py", *flags, expect=2).stderr.splitlines()
+    assert "BACON_ipc1.pt: it takes more memory than there is" in line and "--max_batch" not in line

@@ -215,3 +215,16 @@ def test_classes_with_few_images_are_named_with_a_way_on(tmp_path):
     call_script("BACON_folder.py", *flags, "--init", "noise")
     images, labels = storage.load(tmp_path / "result" / "res_BACON_tail_ConvNetW32_5ipc.pt")["data"][0]
     assert labels.bincount().tolist() == [5, 5, 5] and images.isfinite().all()
+
+
+@pytest.mark.parametrize("links", [{"a/up": ".."}, {"a/again": "../../train"}, {"a/b": "../b", "b/a": "../a"},
+                                   {"a/self": "self"}], ids=str)
+def test_links_that_lead_in_a_circle_are_named(links, tmp_path):
+    for name in "ab":
+        (tmp_path / "train" / name).mkdir(parents=True)
+        save_image(torch.rand(3, 8, 8), tmp_path / "train" / name / "0.png")
+    for name, target in links.items():
+        (tmp_path / "train" / name).symlink_to(target)
+    with pytest.raises(UserError, match=r"a link back to a folder above it; remove it|Too many levels") as error:
+        data.load("folder", tmp_path, im_size=8)
+    assert next(iter(links)) in str(error.value) and len(str(error.value)) < 300

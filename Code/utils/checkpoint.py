@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .system import distributed, files, unpickle
-from .system.errors import UserError, is_out_of_memory, reason, say
+from .system.errors import LacksMemory, UserError, is_out_of_memory, memory_for, reason, say
 
 # Flags that leave the result as it is (but for rounding), so that they may change where a run is resumed.
 FREE_ON_RESUME = ("data_path", "save_path", "device", "max_batch", "compile", "resume", "checkpoint_minutes",
@@ -64,16 +64,24 @@ def header(content) -> bytes:
 
 
 def read(path: Path) -> dict:
-    """A checkpoint, tensors on the CPU. Nothing in it is executed. UserError where it is missing or damaged."""
+    """A checkpoint, tensors on the CPU. Nothing in it is executed. UserError where it is missing or damaged.
+
+    LacksMemory, a UserError, where there is too little memory for it.
+    """
     try:
         with files.open_regular(path) as file:
             first, content = file.read(len(header(b""))), io.BytesIO(file.read())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except MemoryError as error:
+        raise LacksMemory(path, error) from None
     if first != header(content.getbuffer()):
         raise UserError(f"{path}: damaged, or not a checkpoint (its checksum does not match)")
     try:
-        state = unpickle.load_torch(content)
+        with memory_for(path):
+            state = unpickle.load_torch(content)
+    except LacksMemory:
+        raise
     except Exception as error:  # whatever torch.load makes of bytes that someone forged
         raise UserError(f"{path}: not a checkpoint ({reason(error)})") from None
     if not isinstance(state, dict) or state.keys() != CONTENT.keys() or not all(
@@ -118,8 +126,8 @@ def check_alike(found, own) -> None:
 def find(folder: Path, resume: str | None, options: dict) -> dict | None:
     """The state to go on from, or None to start anew.
 
-    resume: "auto" for the last checkpoint of `folder` if it has one, a path, or None to start anew, which a run
-    in `folder` forbids if it is unfinished or of other options. Where the file is damaged, the one before is
+    resume: "auto" for the last checkpoint of `folder` if it has one, a path, or None to start anew. A run in `folder`
+    forbids that if it is unfinished or of other options. Where the file is damaged, the one before is
     taken and a line says so. Options outside FREE_ON_RESUME must be those of the checkpoint, but for --num_exp, which
     may be any number that keeps the experiments with an evaluated set. Raises UserError.
     """
@@ -166,6 +174,8 @@ def _newest_whole(paths: list[Path]) -> tuple[dict, Path]:
     for path in paths:
         try:
             return read(path), path
+        except LacksMemory:  # it is whole, as far as is known
+            raise
         except UserError as error:
             if path == paths[-1]:
                 raise UserError(f"--resume: {error}; there is no older one: name another one, or start anew "

@@ -1,9 +1,8 @@
 """Matching losses between the embeddings of a class's synthetic and real images.
 
-Every loss takes `z_syn` (N, D) and `z_real` (M, D) and returns a scalar, or takes one more leading
-dimension, (C, N, D) and (C, M, D), and returns one value for each of the C classes, (C,). The real
-embeddings are constants. All but the last two compare the means alone, so that the gradient of every row of `z_syn`
-is the same.
+Every loss takes `z_syn` (N, D) and `z_real` (M, D) and returns a scalar. With one more leading dimension, (C, N, D) and
+(C, M, D), it returns one value for each of the C classes, (C,). The real embeddings are constants. All but the maximum
+mean discrepancy and the characteristic function compare the means alone, so every row of `z_syn` has the same gradient.
 """
 
 import math

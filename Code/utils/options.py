@@ -98,9 +98,9 @@ def add_data(parser: Parser):
     """The flags of what is read and computed on, shared with evaluate.py."""
     flag = parser.add_argument_group("data and files", "What is read, and where results go.").add_argument
     flag("--dataset", type=accepted_by(sources.check_form, sources.SOURCES, DATASETS_ALSO), action=_Imported,
-         default="MNIST", help=", ".join(sources.SOURCES))
+         default="MNIST", help=f"{', '.join(sources.SOURCES)}, or your own as module:source")
     flag("--name", type=accepted_by(sources.check_own_name),
-         help="what your own data are called in names of files, tables and cards; None: as their folder or source")
+         help="what your own data are called in names of files, tables and cards (default: as their folder or source)")
     flag("--data_path", type=as_path, default="data",
          help="folder of the data sets, published files or <dataset>/{train,test}/<class>/; what is missing is "
               "downloaded")

@@ -20,7 +20,7 @@ from .networks import get_network
 from .networks.batches import BatchRunner, is_compiled, sgd
 from .system import files, unpickle
 from .system.device import send
-from .system.errors import UserError, reason, say
+from .system.errors import LacksMemory, UserError, memory_for, reason, say
 from .system.logs import Progress
 
 FORM = "BACON network trained beforehand, 1"
@@ -66,11 +66,14 @@ def write(path: Path, content: dict) -> None:
 def read(path: Path) -> dict:
     """A network's file, tensors on the CPU; nothing in it is run. UserError where it is damaged or something else."""
     try:
-        found = unpickle.load_torch(path)
+        with memory_for(path):
+            found = unpickle.load_torch(path)
         content = found["content"]
         if found["form"] != FORM or found["checksum"] != checksum(content):
             raise ValueError("its checksum does not match")
         _check_content(content)
+    except LacksMemory:
+        raise
     except Exception as error:  # torch and pickle raise many kinds
         why = reason(error).split("\n")[0]
         if why.startswith("Weights only"):

@@ -4,6 +4,7 @@ A run has a folder of its own below --save_path. Its sets and pictures lie besid
 """
 
 import contextlib
+import math
 import sys
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 
 from .system import device, files
-from .system.errors import UserError, reason
+from .system.errors import UserError, memory_for, reason
 
 
 def in_file_names(method: str) -> str:
@@ -64,18 +65,22 @@ def metrics_path(folder: Path) -> Path:
     return folder / "metrics.jsonl"
 
 
-def read_metrics(folder: Path) -> list[dict]:
-    """The lines of metrics.jsonl; ValueError where their accuracies or seconds are none."""
-    lines = files.read_json_lines(metrics_path(folder))
-    if not all(line["accuracies"] and all(0 <= value <= 1 for value in line["accuracies"])
-               and 0 <= line["seconds"] < 1e12 for line in lines):
-        raise ValueError("accuracies or seconds in metrics.jsonl are none")
-    return lines
-
-
 def losses_path(folder: Path) -> Path:
     """Loss terms: a line for each of some 200 iterations."""
     return folder / "losses.jsonl"
+
+
+def read_metrics(folder: Path) -> list[dict]:
+    """The lines of metrics.jsonl; KeyError, TypeError or ValueError where they are not as a run writes them."""
+    lines = files.read_json_lines(metrics_path(folder))
+    for line in lines:
+        counts = [line["experiment"], line["iteration"], line["best_iteration"]]
+        numbers = [line["seconds"], *line["accuracies"]]
+        if not (line["accuracies"] and all(type(count) is int and count >= 0 for count in counts)
+                and all(type(number) is float and 0 <= number < math.inf for number in numbers)
+                and max(line["accuracies"]) <= 1 and type(line["model"]) is str):
+            raise ValueError("a line of its metrics.jsonl has values that no run writes")
+    return lines
 
 
 def is_finished(iterations: list[int], options: dict) -> bool:
@@ -87,10 +92,11 @@ def is_finished(iterations: list[int], options: dict) -> bool:
 def undamaged(place: Path):
     """Around reading what a run left: whatever is not as a run leaves it becomes a UserError."""
     try:
-        yield
+        with memory_for(place):
+            yield
     except UserError:
         raise
-    except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
         raise UserError(f"{place}: damaged, or not what a run leaves ({reason(error)}); remove it or run it "
                         "again") from None
 

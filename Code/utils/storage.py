@@ -11,7 +11,7 @@ from . import augment, foreign_sets
 from .data import arrays
 from .data.normalisation import Whitening, per_channel, to_pixels
 from .system import files, unpickle
-from .system.errors import UserError, reason
+from .system.errors import UserError, memory_for, reason
 
 # What the meta of our sets holds, where it does.
 META_LISTS = {"class_names": str, "iteration": int}
@@ -29,16 +29,17 @@ def save(path: Path, saved: dict) -> None:
 def load(path: str | Path, labels: str | Path | None = None, raw: bool = False) -> dict:
     """Reads a whole saved set: `data`, `accs_all_exps` and `meta`, tensors on the CPU.
 
-    Reads our sets and those of other projects (foreign_sets.FORMS); what those lack (`accs_all_exps`, `meta`) is
-    empty, `kinds` and `left_out` say what their parts were taken for and what was not taken, `widths` has how many
-    columns their labels have, and soft labels are probabilities under `soft_labels`.
+    Reads our sets and those of other projects (foreign_sets.FORMS). What those lack (`accs_all_exps`, `meta`) is empty.
+    `kinds` and `left_out` say what their parts were taken for and what was not taken. `widths` has how many columns
+    their labels have; soft labels are probabilities under `soft_labels`.
     labels: the file of a set's labels, where they are in another. raw: images of others may be pixels, too, as
     they are in the file. Nothing in the file is executed. Raises UserError for a file that is missing, damaged
     or no set.
     """
     path = Path(path)
     try:
-        return validated(_read_parts(path, labels), raw)
+        with memory_for(path):
+            return validated(_read_parts(path, labels), raw)
     except UserError:
         raise
     except FileNotFoundError as error:

@@ -56,20 +56,24 @@ def is_done(options) -> bool:
 def summarise(method: str, cells: list[argparse.Namespace]) -> list[dict]:
     """A row for each evaluated network: a method at one IPC over the finished runs of all seeds.
 
-    Accuracies are those of every network, in 0..1; seconds are those of making one set, without evaluations.
+    Accuracies are those of every network, in 0..1; seconds are those of making one set, without evaluations. UserError
+    or, where files are not of one run, ValueError or KeyError.
     """
-    folders = [run_files.run_folder(options) for options in cells]
-    sets = [storage.load(run_files.set_path(folder)) for folder in folders]
-    lines = [line for folder in folders for line in run_files.read_metrics(folder)]
-    rows = []
+    sets, lines, rows = [], [], []
+    for folder in map(run_files.run_folder, cells):
+        with run_files.undamaged(folder):
+            sets.append(storage.load(run_files.set_path(folder)))
+            lines += run_files.read_metrics(folder)
     for network in sets[0]["accs_all_exps"]:
         accuracies = [a for one in sets for a in one["accs_all_exps"][network]]
         own = [line for line in lines if line["model"] == network]
-        seconds = [line["seconds"] for line in own if line["iteration"] == cells[0].Iteration]
+        ends = [line for line in own if line["iteration"] == cells[0].Iteration]
+        if [accuracy for line in ends for accuracy in line["accuracies"]] != accuracies:
+            raise ValueError(f"the metrics.jsonl of a run of {method} at IPC {cells[0].ipc} is not of its set")
         rows.append({"method": method, "ipc": cells[0].ipc, "network": network, "iterations": cells[0].Iteration,
                      **summary.mean_and_std(accuracies), "accuracies": accuracies,
-                     "seconds": round(float(np.mean(seconds)), 1), "curve": summary.curve(own),
-                     "options": sets[0]["meta"]["options"]})
+                     "seconds": round(float(np.mean([line["seconds"] for line in ends])), 1),
+                     "curve": summary.curve(own), "options": sets[0]["meta"]["options"]})
     return rows
 
 

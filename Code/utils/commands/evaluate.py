@@ -27,7 +27,7 @@ from ..experiment import check_networks, memory_accounted
 from ..options import add_data, add_evaluation, give_name, replaced
 from ..summary import mean_and_std, percent
 from ..system import device, files, logs, memory
-from ..system.errors import UserError, say
+from ..system.errors import UserError, memory_for, say
 from ..system.reporting import reported
 
 PROTOCOL = ("dataset", "im_size", "model", "lr_net", "epoch_eval_train", "batch_train", "dsa_strategy", "seed")
@@ -248,10 +248,11 @@ def run(options, saved: dict) -> list[dict]:
         for images, _ in saved["data"]:
             check_size(options, images)
         data = load_test_data(options, saved["meta"])
-        sets = stored_sets(options, saved, data)
         formation = saved["meta"].get("formation", augment.formation(options.aug))
-        used = {**saved, "data": sets}
-        ready = storage.ready(used, formation)
+        with memory_for(options.synthetic):
+            sets = stored_sets(options, saved, data)
+            used = {**saved, "data": sets}
+            ready = storage.ready(used, formation)
         models = evaluation.models(options.eval_mode, options.model)
         check_networks(models, data)
         say_taken_for(options, saved, data)

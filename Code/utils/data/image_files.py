@@ -63,6 +63,8 @@ class Tree:
 
         walk = os.walk(self.root, onerror=refuse, followlinks=True) if self.root.exists() else ()
         for folder, _, names in walk:
+            if os.path.islink(folder) and Path(folder).resolve() in map(Path.resolve, Path(folder).parents):
+                raise UserError(f"{folder}: a link back to a folder above it; remove it")
             self.folders.add(Path(folder).relative_to(self.root).as_posix())
             for name in names:
                 path = Path(folder, name)

@@ -17,6 +17,25 @@ class UserError(ValueError):
         super().__init__(in_one_line(message))
 
 
+class LacksMemory(UserError):
+    """A file may be whole, but there is too little memory for it. No batch of a network is to blame."""
+
+    def __init__(self, path: object, error: Exception):
+        super().__init__(f"{path}: it takes more memory than there is ({reason(error)}); free some, or take a machine "
+                         "with more, then start again")
+
+
+@contextlib.contextmanager
+def memory_for(path: object):
+    """Around work on what a file holds: too little memory becomes LacksMemory."""
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error) and str(error):  # that of a damaged pickle has no words
+            raise LacksMemory(path, error) from None
+        raise
+
+
 @contextlib.contextmanager
 def needed_for(what: str, package: str):
     """Around the import of a package that not all need: where it is not installed, a UserError says what does."""
