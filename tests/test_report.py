@@ -138,7 +138,7 @@ def test_without_its_data_a_run_is_still_shown(hostile, tmp_path):
     done = call_script("report.py", moved(hostile, tmp_path / "moved"), "--data_path", tmp_path / "none",
                        "--save_path", tmp_path)
     text = text_of((tmp_path / "report.html").read_text())
-    assert "note: BACON on folder" in done.stdout and str(tmp_path / "none") in done.stdout
+    assert "note: BACON on mine" in done.stdout and str(tmp_path / "none") in done.stdout
     assert "left out: --data_path" in text and "t-SNE" not in text and "likelihood" in text
 
 

@@ -687,12 +687,13 @@ def test_zca_whitens_and_comes_back(tmp_path):
 
 
 @pytest.mark.parametrize("error, expected, words", [
-    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), RuntimeError, "can't"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), UserError,
+     "its files need more memory than there is"),
     (MemoryError(), UserError, "the whole, undamaged files"),
     (PermissionError(errno.EACCES, "Permission denied", "there"), UserError, "no permission for there; "),
     (RuntimeError("shape"), UserError, "the whole, undamaged files")])
 def test_what_is_said_of_reading_that_fails(error, expected, words, monkeypatch, tmp_path):
-    """Too little memory is no damage; `enough_memory` says what to do."""
+    """Too little memory is no damage."""
     def read(*_):
         raise error
 
