@@ -57,7 +57,7 @@ def test_growth_beyond_the_data_is_left_out(tmp_path):
     formats.write_class_folders(tmp_path / "few" / "train", images, labels, list("0123456789"), ".png")
     flags = ["--dataset", "folder", "--im_size", 16, "--data_path", tmp_path / "few", "--save_path", tmp_path]
     done = call_script("benchmark.py", *SMALL, *TRAINED, *flags, "--growth")
-    assert "10 classes, 50 images per class: left out (--ipc 50: class '0'" in done.stdout
+    assert "10 classes, 50 images per class: left out (--ipc 50: class" in done.stdout
     points = json.loads((tmp_path / "growth.json").read_text())["points"]
     assert [(point["classes"], point["ipc"]) for point in points] == [(10, 10), (10, 1), (10, 10)]
 

@@ -175,8 +175,9 @@ def state(folder):
                 "distillation": {"images": torch.zeros(2, 1, 3)}, "last": [], "best": [], "losses": []}, path)
 
     def read():
-        with files.open_regular(path) as file:
-            content = file.read()
+        if not path.is_file():
+            return checkpoint.read(path)
+        content = path.read_bytes()
         (folder / "checkpoint.ckpt").write_bytes(checkpoint.header(content) + content)
         return checkpoint.read(folder / "checkpoint.ckpt")
 

@@ -122,8 +122,8 @@ def in_words(value) -> str:
 
 
 def folded(name: str) -> str:
-    """A name without its case, hyphens and underscores."""
-    return re.sub(r"[\W_]", "", name).lower()
+    """A name without its case, hyphens, underscores and spaces."""
+    return re.sub(r"[-_\s]", "", name).lower()
 
 
 def suggestion(text: str, known: Iterable[str]) -> str:
