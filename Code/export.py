@@ -109,7 +109,11 @@ def export(path: Path, to: str, out: Path, experiment: int = 0, formation: int =
         raise UserError(f"--out: {out} is there already; name a new or an empty folder")
     files.make_folder(out, "--out")
     if to == "dm":
+        if saved["meta"].get("zca"):
+            say("note: its images are whitened; test images are to be, too, which DM's code does not do")
         return save_dm(saved, sets, out)
+    if len(sets) > 1:
+        say(f"note: --experiment {experiment} of 0 to {len(sets) - 1} alone is exported")
     _, classes = storage.expand(*saved["data"][experiment], saved["meta"].get("formation", formation))
     return ONE_SET[to](saved, *sets[experiment], classes, out)
 

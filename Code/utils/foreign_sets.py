@@ -230,7 +230,8 @@ def normalised(images: Tensor, data: RealData, pixels: str | None, path: Path) -
     if pixels and (unit := UNITS[pixels]):
         black, white = unit
         share = 0.02 * (white - black)  # distilled pixels go a little beyond
-        if low < black - share or high > white + share or (pixels == "0..255" and 0 < high <= 1):
+        if low < black - share or high > white + share or (pixels == "0..255" and 0 < high <= 1) or (
+                pixels == "-1..1" and low >= 0):
             raise UserError(f"{found} are not --pixels {pixels}; name another of {', '.join(UNITS)}")
         values = ((images.float() - black) / (white - black)).to(data.device)
         return data.normalise_pixels(values).cpu()
@@ -261,7 +262,7 @@ def not_normalised(images: Tensor, data: RealData) -> str:
         return f"normalised images of {data.name} have values below 0"
     if max(abs(low), abs(high)) > FAR * real.abs().max().item():
         return f"normalised images of {data.name} are within {real.min().item():.2f} to {real.max().item():.2f}"
-    if -1 <= low < -0.98 and 0.98 < high <= 1:
+    if -1.04 < low < -0.9 and 0.9 < high < 1.04:
         return "these may be pixels from -1 to 1"
     dark, darkest = (np.quantile(part.flatten()[::max(1, part.numel() // 100_000)].float().cpu(), 0.01)
                      for part in (images, real))

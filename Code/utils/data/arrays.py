@@ -105,7 +105,11 @@ def read_npz(path: Path) -> Arrays:
     if gaps:
         raise UserError(f"{path.name}: {found['train'][1]} are to be 0, 1, ... without a gap, and they are "
                         f"{listed(labels.unique().tolist()) or 'none'}; number the classes anew")
-    return Arrays(images, labels, test_images, test_labels, [str(k) for k in range(int(labels.max()) + 1)])
+    arrays = Arrays(images, labels, test_images, test_labels, [str(k) for k in range(int(labels.max()) + 1)])
+    try:
+        return arrays.checked()
+    except ValueError as error:
+        raise UserError(f"{path.name}: {error}; make the parts for training and testing alike") from None
 
 
 def _named(content: dict[str, np.ndarray], part: str) -> tuple[str, str] | None:
@@ -124,8 +128,9 @@ def _part(path: Path, content: dict[str, np.ndarray], of_images: str, of_labels:
             images.shape[3] not in (1, 3)):
         raise UserError(f"{path.name}: {of_images} are {images.dtype} {images.shape}; square images of uint8 are read, "
                         "(N, H, H) or (N, H, H, 3); convert them: pixels to 0..255, channels last")
-    if labels.shape != images.shape[:1] or labels.dtype.kind not in "biuf" or (
-            not np.array_equal(labels, labels.astype(np.int64))):
+    with np.errstate(invalid="ignore"):
+        whole = labels.dtype.kind in "biuf" and np.array_equal(labels, labels.astype(np.int64))
+    if labels.shape != images.shape[:1] or not whole:
         raise UserError(f"{path.name}: {of_labels} are {labels.dtype} {labels.shape}; a whole number for each of the "
                         f"{len(images)} images is wanted, (N,) or (N, 1)")
     return (torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))),

@@ -91,7 +91,7 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _letters(name: str) -> str:
+def letters(name: str) -> str:
     """What a name is compared by: no capitals, blanks or signs."""
     return "".join(sign for sign in unicodedata.normalize("NFKC", name).casefold() if sign.isalnum())
 
@@ -112,9 +112,9 @@ def own(folders: list[str]) -> list[str]:
 
 def _known(dataset: str) -> dict[str, int]:
     """Every spelling of the classes of a published data set, without capitals and signs -> its label."""
-    spellings = [(_letters(name), label) for label, name in enumerate(NAMES[dataset])]
+    spellings = [(letters(name), label) for label, name in enumerate(NAMES[dataset])]
     spellings += [(f"{label}{name}", label) for name, label in spellings]  # 0_airplane
-    spellings += [(_letters(name), label) for label, also in ALSO.get(dataset, {}).items() for name in also.split()]
+    spellings += [(letters(name), label) for label, also in ALSO.get(dataset, {}).items() for name in also.split()]
     known = {}
     for ending in ("", "s", "es"):  # a name itself comes before the plural of another
         for name, label in spellings:
@@ -128,7 +128,7 @@ def published(dataset: str, folders: list[str]) -> dict[str, int]:
     Raises UserError with both lists where a folder cannot be matched, or two are the same class.
     """
     known, by_number, count = _known(dataset), numbers(folders), len(NAMES[dataset])
-    labels = {name: known.get(_letters(name)) for name in folders}
+    labels = {name: known.get(letters(name)) for name in folders}
     if by_number and None in labels.values():
         labels = by_number
     unknown = [name for name, label in labels.items() if label is None or label >= count]

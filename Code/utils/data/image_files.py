@@ -25,9 +25,14 @@ from . import class_order, whole_image
 from .arrays import MOST_COMPRESSED
 
 ANEW = "unpack or download tiny-imagenet-200.zip again, whose layout is to stay as published"
-LIKE_TRAIN = {"train", "training", "train_set", "trainset", "train_images", "training_set"}  # without capitals
+LIKE_TRAIN = {"train", "training", "trn", "trainset", "traindata", *(
+    f"{word}_{what}" for word in ("train", "training") for what in ("set", "images", "data"))}  # without capitals
+SPLITS = {"train", "training", "trn", "test", "testing", "tst", "val", "valid", "validation", "eval", "evaluation",
+          "dev"}  # words in names of folders that are no classes
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".jfif", ".jpe", ".gif")
-LEFT_BY_SYSTEMS = {"Thumbs.db", "desktop.ini", "Icon\r", "ehthumbs.db"}
+LEFT_BY_SYSTEMS = {"Thumbs.db", "desktop.ini", "Icon\r", "ehthumbs.db", "__MACOSX", "@eaDir", "#recycle",
+                   "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+TENSORS = (".pt", ".pth", ".npy", ".npz", ".pkl")  # which may be labels, wherever they lie
 DECODED = "on white"  # how; a cache of pixels that were decoded otherwise is made anew
 SAID = 10  # of files that are wrong, the first ones are named
 FILES_PER_WORKER = 1000  # a decoding process costs as much as decoding about this many small images
@@ -78,17 +83,17 @@ class Tree:
     def _zip_stamps(self) -> dict[str, tuple]:
         try:
             with zipfile.ZipFile(self.root) as archive:
-                entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+                entries = archive.infolist()
         except (OSError, zipfile.BadZipFile) as error:
             raise UserError(f"{self.root}: not a readable zip ({reason(error)}); download it again") from None
         if sum(entry.file_size for entry in entries) > max(MOST_COMPRESSED * self.root.stat().st_size, MOST_FILE_BYTES):
             raise UserError(f"{self.root}: its files are more than {MOST_COMPRESSED} times as large as it; download it "
                             "again")
-        if not any("/" in entry.filename for entry in entries):  # as some programs on Windows write them
-            entries = [entry for entry in entries if not entry.filename.endswith("\\")]
-            self._members = {entry.filename.replace("\\", "/"): entry.filename for entry in entries}
-        else:
-            self._members = {entry.filename: entry.filename for entry in entries}
+        windows = not any("/" in entry.filename for entry in entries)  # as some programs there write them
+        names = {entry.filename: entry.filename.replace("\\", "/") if windows else entry.filename for entry in entries}
+        self.folders = {name.rstrip("/") for name in names.values() if name.endswith("/")}
+        entries = [entry for entry in entries if not names[entry.filename].endswith("/")]
+        self._members = {names[entry.filename]: entry.filename for entry in entries}
         stamps = {entry.filename: (entry.file_size, entry.date_time, entry.CRC) for entry in entries}
         if len(self._members) < len(entries):
             raise UserError(f"{self.root}: it has several files of one name; pack it anew")
@@ -141,7 +146,7 @@ class Listing:
 def _is_visible(name: str) -> bool:
     """Not hidden, and not what macOS and Windows leave behind."""
     parts = name.split("/")
-    return not any(part.startswith(".") or part == "__MACOSX" for part in parts) and parts[-1] not in LEFT_BY_SYSTEMS
+    return not any(part.startswith(".") or part in LEFT_BY_SYSTEMS for part in parts)
 
 
 def _is_image(name: str) -> bool:
@@ -165,16 +170,31 @@ def find_splits(tree: Tree) -> tuple[str, str | None]:
     train = [top for top in tops if top == "train"] or [top for top in tops if top.casefold() in LIKE_TRAIN]
     others = [top for top in tops if top not in train]
     if not train:
-        if len(others) < 2 or any(_is_like_test(top) for top in others):
+        if len(others) < 2 or any(SPLITS & set(re.split("[^a-z]+", top.casefold())) for top in others):
             where = f", but in {class_order.listed(others)}" if others else ""
-            raise UserError(f"no images in train/<class>/{where}")
+            raise UserError(f"no images in train/<class>/{where}; {_advice(tree)}")
         return "", None
     test = ([top for top in others if top == "test"] or [top for top in others if top.casefold().startswith("test")]
             or others)
     if len(train) > 1 or len(test) > 1:
         raise UserError(f"which of the folders {class_order.listed(tops)} are for training and testing is not clear; "
                         "call them train and test")
+    unread = sorted({name.split("/")[0] for name in tree.stamps if "/" in name and _is_visible(name)} - set(tops))
+    if not test and (unread := list(filter(_is_like_test, unread))):
+        raise UserError(f"{unread[0]}/ has files, but no images that are read; bring {unread[0]}/<class>/<image>, or "
+                        "remove it")
     return f"{train[0]}/", f"{test[0]}/" if test else None
+
+
+def _advice(tree: Tree) -> str:
+    """What to do where images are not in class folders."""
+    near = sorted(name for name in tree.stamps if name.count("/") < 2 and _is_visible(name))
+    arrays, tables = ([name for name in near if name.lower().endswith(kinds)]
+                      for kinds in (".npz", (".csv", ".tsv", ".json", ".jsonl", ".xlsx", ".xml", ".mat")))
+    if arrays:
+        return f"name {arrays[0]} itself"
+    told = f"no labels are read from {class_order.listed(tables, 3)}: " if tables else ""
+    return f"{told}sort the images into train/<class>/ and, if there are some for testing, test/<class>/"
 
 
 def _is_like_test(name: str) -> bool:
@@ -188,7 +208,8 @@ def say_what_is_left_out(tree: Tree, used: list[str], below: tuple[str, ...], wi
     known: endings of files that belong there.
     """
     left = sorted(name for name in tree.stamps.keys() - set(used) if (_is_image(name) and name.startswith(within)) or (
-        _is_visible(name) and name.startswith(below) and "/" in name and not name.endswith(known or ("\0",))))
+        _is_visible(name) and name.startswith(below) and not name.endswith(known or ("\0",))
+        and ("/" in name or name.lower().endswith(TENSORS))))
     if not left:
         return
     images = [name for name in left if _is_image(name)]
@@ -199,11 +220,16 @@ def say_what_is_left_out(tree: Tree, used: list[str], below: tuple[str, ...], wi
     say(f"{tree.root.name}: {len(left)} files are left out: {', '.join(counts)}; such as {left[0]}")
 
 
+def _empty_classes(tree: Tree, below: str, classes: list[str]) -> list[str]:
+    """The folders beside those of these classes."""
+    folders = {folder[len(below):] for folder in tree.folders if folder.startswith(below) and _is_visible(folder)}
+    return sorted({class_order.composed(name) for name in folders if name not in ("", ".") and "/" not in name}
+                  - set(classes))
+
+
 def _refuse_empty_classes(tree: Tree, below: str, classes: list[str]) -> None:
     """UserError for class folders that have no image that is read."""
-    folders = {folder[len(below):] for folder in tree.folders if folder.startswith(below) and _is_visible(folder)}
-    empty = sorted({class_order.composed(name) for name in folders if name not in ("", ".") and "/" not in name}
-                   - set(classes))
+    empty = _empty_classes(tree, below, classes)
     if empty:
         raise UserError(f"{below}{empty[0]} has no images that are read ({len(empty)} such class folders); add images "
                         "(PNG, JPEG, WebP, TIFF, BMP, GIF), or remove the folder")
@@ -222,21 +248,43 @@ def list_classes(tree: Tree, dataset: str | None = None) -> Listing:
     if test_below and not test:
         raise UserError(f"{test_below} has images, but not as {test_below}<class>/; make it so, or remove it")
     if not train:
-        raise UserError(f"no images in {below}<class>/; sort the images into a folder for each class")
+        raise UserError(f"no images in {below}<class>/; {_advice(tree)}")
     _refuse_empty_classes(tree, below, classes)
+    _look_within(tree, below, train, train_folders)
     if dataset:
         index, test_index, names = _published_labels(dataset, classes, sorted(set(test_folders)))
     else:
         index = test_index = {name: k for k, name in enumerate(classes)}
         unknown = sorted(set(test_folders) - set(classes))
         if unknown:
-            raise UserError(f"{test_below}{unknown[0]} has no images in {below}{unknown[0]}")
+            raise UserError(f"{test_below}{unknown[0]} has no images in {below}{unknown[0]}; call the folders of a "
+                            "class alike, or remove it")
         names = [os.fsencode(name).decode(errors="replace") for name in classes]
     if test and test_below != "test/":
         say(f"{tree.root.name}: the test images are those in {test_below}")
+    empty = _empty_classes(tree, test_below, test_folders + classes) if test_below else []
+    if empty:
+        say(f"{tree.root.name}: {len(empty)} folders in {test_below} have no images that are read: "
+            f"{class_order.listed(empty, 5)}")
     say_what_is_left_out(tree, train + test, (below, test_below) if test_below else (below,))
     return Listing([(name, index[folder]) for name, folder in zip(train, train_folders, strict=True)],
                    [(name, test_index[folder]) for name, folder in zip(test, test_folders, strict=True)], names)
+
+
+def _look_within(tree: Tree, below: str, names: list[str], folders: list[str]) -> None:
+    """A line for classes with several folders within; UserError where all have the same, which may be the classes."""
+    within = {folder: set() for folder in folders}
+    for name, folder in zip(names, folders, strict=True):
+        within[folder].update(name[len(below):].split("/")[1:-1][:1])
+    shared = sorted(set.intersection(*within.values()))
+    if len(within) > 1 and len(shared) > 1:
+        raise UserError(f"each of the folders {class_order.listed(list(within))} has folders "
+                        f"{class_order.listed(shared)} in it, so which are the classes is not clear; sort the images "
+                        "into train/<class>/ and test/<class>/, without folders within")
+    several = [folder for folder, inner in within.items() if len(inner) > 1]
+    if several:
+        say(f"{tree.root.name}: all folders within {class_order.listed(several, 5)} are taken as of that class "
+            f"({len(several)} such classes)")
 
 
 def _published_labels(dataset: str, train: list[str], test: list[str]) -> tuple[dict, dict, list[str]]:

@@ -127,6 +127,9 @@ def load(name: str, data_path: str | Path, device: torch.device | str = "cpu", i
                             "images, or a test folder") from None
         say(f"no test images: split into {len(arrays.labels)} training and {len(arrays.test_labels)} test images")
     sources.refuse_empty_classes(data_path, arrays)
+    if len(arrays.class_names) < 2:
+        raise UserError(f"--data_path {data_path}: all images are of one class, {arrays.class_names[0]}; bring two or "
+                        "more, each in a folder <class>/")
     if all((part == arrays.images[:1, :, :1, :1]).all() for part in arrays.images.split(1000)):
         raise UserError(f"--data_path {data_path}: all training images are one and the same colour; bring others")
     sources.say_untested(arrays)

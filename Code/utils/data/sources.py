@@ -81,7 +81,7 @@ class Source:
         try:
             folder = _folder_named(data_path, name) if name in class_order.NAMES else None
             arrays = (_override(folder, name, size, len(self.mean)).checked() if folder
-                      else self._published(data_path, size))
+                      else self._published(data_path, size, own=":" in name))
         except UserError as error:
             raise UserError(f"--data_path {data_path}: {error}") from None
         except PermissionError as error:
@@ -91,8 +91,9 @@ class Source:
             if is_out_of_memory(error) and str(error):  # that of a damaged pickle has no words
                 raise UserError(f"--data_path {data_path}: its files need more memory than there is ({reason(error)}); "
                                 "free some, or bring fewer or smaller images") from None
-            advice = (f"put the whole, undamaged files {', '.join(self.files)} there, or delete those that are damaged "
-                      "and connect to the internet, from where missing ones come" if self.download else
+            advice = (f"put the whole, undamaged files {', '.join(self.files)} there, or images in {name}/"
+                      "{train,test}/<class>/, or delete those files that are damaged and connect to the internet, from "
+                      "where missing ones come" if self.download else
                       f"mend what its read returns: {RETURNED}" if ":" in name else
                       "bring the whole, undamaged files")
             raise UserError(f"--data_path {data_path}: cannot load {name} ({reason(error)}); {advice}") from None
@@ -102,7 +103,7 @@ class Source:
         return arrays._replace(images=resize(arrays.images, [size, size]),
                                test_images=resize(arrays.test_images, [size, size]))
 
-    def _published(self, data_path: Path, size: int) -> Arrays:
+    def _published(self, data_path: Path, size: int, own: bool) -> Arrays:
         odd = next((data_path / file for file in self.files
                     if os.path.exists(data_path / file) and not (data_path / file).is_file()), None)
         if odd and self.mean:
@@ -125,25 +126,26 @@ class Source:
         arrays = Arrays(*arrays)
         for images in (arrays.images, arrays.test_images):  # each by its own shape
             if isinstance(images, Tensor) and images.dim() == 4 and images.dtype == torch.uint8:
-                self._check_shape(images, size)
+                self._check_shape(images, size, own)
         return arrays.checked()
 
-    def _check_shape(self, images: Tensor, size: int) -> None:
-        """UserError where images are not of the published shape, or of a square of one's own."""
+    def _check_shape(self, images: Tensor, size: int, own: bool) -> None:
+        """UserError where images are not of the published shape, of one's own Source, or of a square."""
         channels, *sides = images.shape[1:]
         if not self.mean and sides[0] != sides[1]:
             raise UserError(f"its images are {tuple(images.shape[1:])}; square ones are wanted")
         if self.mean and (sides not in ([size, size], [self.size, self.size]) or channels != len(self.mean)):
             raise UserError(f"its images are {tuple(images.shape[1:])}, not "
-                            f"{(len(self.mean), self.size, self.size)} as published; put those files there")
+                            f"{(len(self.mean), self.size, self.size)} as "
+                            + ("its Source says; mend that or its read" if own else "published; put those files there"))
 
 
 def _folder_named(data_path: Path, name: str) -> Path | None:
-    """The folder of a data set's images, if there is one; capitals do not matter."""
+    """The folder of a data set's images, if there is one; capitals and signs do not matter."""
     if not data_path.is_dir():
         return None
     return next((path for path in sorted(data_path.iterdir())
-                 if path.name.lower() == name.lower()
+                 if class_order.letters(path.name) == class_order.letters(name)
                  and any(part.name.casefold() in image_files.LIKE_TRAIN and part.is_dir()
                          for part in (path.iterdir() if path.is_dir() else ()))), None)
 
@@ -183,7 +185,11 @@ def _read_users(root: Path, size: int) -> Arrays:
         return read_npz(root)
     root = Path(os.path.abspath(root))
     if tables := parquet.files_in(root):
+        if root.is_dir():
+            image_files.say_what_is_left_out(image_files.Tree(root), [], ())
         return _decoded(parquet.Table(root, tables), size, 3, parquet.Table.listing).in_one_channel()
+    if root.is_file() and root.suffix.lower() != ".zip":
+        raise UserError(f"{root.name}: not a folder, .zip, .npz or .parquet, which are read; bring one of these")
     return read_images(root, size, 3).in_one_channel()
 
 
