@@ -111,3 +111,14 @@ def test_ddranking_wants_as_many_of_each_class(tmp_path):
     torch.save([torch.randn(5, 1, 8, 8), torch.tensor([0, 0, 1, 2, 2])], tmp_path / "uneven.pt")
     with pytest.raises(UserError, match=r"--to ddranking: as many images of each class are wanted, and .* 1 to 2"):
         export.export(tmp_path / "uneven.pt", "ddranking", tmp_path / "out")
+
+
+def test_what_an_export_leaves_to_the_reader_is_said(tmp_path, capsys):
+    images, labels = torch.randn(2, 1, 2, 2), torch.arange(2)
+    whitening = {"mean": torch.zeros(1, 4), "matrix": torch.eye(4), "inverse": torch.eye(4)}
+    storage.save(tmp_path / "two.pt", {"data": [[images, labels]] * 2, "meta": {"mean": [0.0], "std": [1.0],
+                                                                                "zca": whitening}})
+    export.export(tmp_path / "two.pt", "npz", tmp_path / "npz", experiment=1)
+    assert capsys.readouterr().out == "note: --experiment 1 of 0 to 1 alone is exported\n"
+    export.export(tmp_path / "two.pt", "dm", tmp_path / "dm")
+    assert capsys.readouterr().out.startswith("note: its images are whitened; test images are to be, too")

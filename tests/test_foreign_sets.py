@@ -190,6 +190,17 @@ def test_pixels_that_go_beyond_their_range_are_not_taken_either(unit, pair, data
         read(tmp_path / "set.pt", data)
 
 
+@pytest.mark.parametrize("low, high", [(-0.95, 0.93), (-1.03, 1.01)])
+def test_pixels_from_minus_1_to_1_that_miss_the_ends(low, high, pair, data, tmp_path):
+    pixels = data.pixels(pair[0])
+    torch.save([low + (high - low) * pixels, pair[1]], tmp_path / "set.pt")
+    with pytest.raises(UserError, match="these may be pixels from -1 to 1"):
+        read(tmp_path / "set.pt", data)
+    torch.save([pixels, pair[1]], tmp_path / "set.pt")
+    with pytest.raises(UserError, match=r"from 0 to 1 are not --pixels -1\.\.1"):
+        read(tmp_path / "set.pt", data, "-1..1")
+
+
 def test_another_scale_is_said(pair, data, tmp_path, capsys):
     """As of pixels from -1 to 1 and a bit more, or of whitened images."""
     torch.save([2 * data.pixels(pair[0]) - 1.05, pair[1]], tmp_path / "set.pt")
@@ -287,6 +298,15 @@ def test_pictures_of_another_size_or_colour(data, tmp_path, capsys):
                        ("colour", "10 images in colour become grey")):
         evaluate.image_folder(tmp_path / name, data)
         assert said in capsys.readouterr().out
+
+
+def test_labels_beside_folders_of_pictures_are_said_to_be_left_out(data, tmp_path, capsys):
+    for k in range(10):
+        (tmp_path / str(k)).mkdir()
+        Image.fromarray(data.images[k, 0].numpy()).save(tmp_path / str(k) / "0.png")
+    torch.save(torch.eye(10), tmp_path / "labels.pt")
+    evaluate.image_folder(tmp_path, data)
+    assert "1 files are left out: 1 of types that are not read (.pt); such as labels.pt" in capsys.readouterr().out
 
 
 def test_folder_that_is_not_clear(pair, tmp_path):

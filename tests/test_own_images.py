@@ -171,6 +171,12 @@ def test_what_reads_a_source_may_return_no_arrays(monkeypatch):
             data.load("own:s", "")
 
 
+def test_images_of_another_size_than_the_source_says(monkeypatch):
+    monkeypatch.setitem(sources.SOURCES, "own:s", sources.Source((0.5,) * 3, (0.5,) * 3, 9, lambda *_: RIGHT))
+    with pytest.raises(UserError, match=r"not \(3, 9, 9\) as its Source says; mend that or its read"):
+        data.load("own:s", "")
+
+
 @pytest.mark.parametrize("dataset, path, name", [
     ("folder", "a/my flowers", "my_flowers"), ("folder", "pictures.npz", "pictures"), ("folder", "--x/..;", "folder"),
     ("folder", "MNIST", "MNIST_folder"), ("folder", "日本", "日本"), ("own:shapes", "data", "shapes"),

@@ -166,3 +166,11 @@ def test_bomb_and_missing_or_old_pyarrow(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="pip install pyarrow") as refused:
         data.load("folder", tmp_path / "train.parquet")
     assert "\n" not in str(refused.value)
+
+
+def test_pictures_beside_parquet_files_are_counted(tmp_path, capsys):
+    images, labels = formats.images_and_labels(3, 5, 8)
+    write(tmp_path / "train.parquet", images, labels)
+    formats.write_class_folders(tmp_path / "train", images, labels, NAMES)
+    assert data.load("folder", tmp_path, im_size=8).class_sizes == [4] * 3
+    assert "15 files are left out: 15 images" in capsys.readouterr().out

@@ -446,7 +446,8 @@ def test_npz_as_medmnist_publishes_it(channels, tmp_path, capsys):
     ({"train_images": np.zeros((72, 3, 28, 28), np.uint8)}, r"train_images are uint8 \(72, 3, 28, 28\)"),
     ({"test_labels": np.zeros((18, 5), np.uint8)}, r"test_labels are uint8 \(18, 5\)"),
     ({"train_labels": np.full((72, 1), 0.5)}, "whole number"), ({"train_labels": np.full((72, 1), 3)}, "without a gap"),
-    ({"test_labels": np.full((18, 1), 9)}, "labels 9 in 9 classes"),
+    ({"test_labels": np.full((18, 1), 9)}, "labels 9 in 9 classes; make the parts for training and testing alike"),
+    ({"train_labels": np.full((72, 1), np.nan)}, "whole number"),
     ({"train_labels": None}, "no train_images with train_labels"),
     ({"train_labels": np.array([open] * 72)}, "allow_pickle=False")])
 def test_npz_of_another_form_is_named(change, named, tmp_path):
@@ -542,6 +543,76 @@ def test_wrong_folders_are_one_line(tmp_path):
     assert "deep.png" in bad_folder(tmp_path / "deep", sixteen_bits)
     with pytest.raises(UserError, match="no images in train/<class>/"):
         data.load("folder", tmp_path / "nothing")
+
+
+def folders(root, *names):
+    """A few images in each of these folders."""
+    for k, name in enumerate(names):
+        formats.write_class_folders(root, *formats.images_and_labels(1, 3, 8, seed=k), [name])
+    return root
+
+
+@pytest.mark.parametrize("layout, named", [
+    (["trainA/a", "trainA/b", "holdA/a", "holdA/b"], "each of the folders holdA, trainA has folders a, b in it"),
+    (["train/train/a", "train/train/b", "train/test/a", "train/test/b"], "each of the folders test, train has"),
+    (["train/a/images", "train/a/masks", "train/b/images", "train/b/masks"], "has folders images, masks in it"),
+    (["seg_train/seg_train/a", "seg_test/seg_test/a"], "but in seg_test, seg_train; sort the images"),
+    (["train/train/a", "train/train/b"], "all images are of one class, train"), (["train/a"], "of one class, a")])
+def test_parts_are_not_taken_for_classes(layout, named, tmp_path):
+    with pytest.raises(UserError, match=named):
+        data.load("folder", folders(tmp_path, *layout))
+
+
+def test_folders_within_classes_are_said(tmp_path, capsys):
+    folders(tmp_path, "train/pet/cat", "train/pet/dog", "train/car/images", "test/pet", "test/car")
+    assert data.load("folder", tmp_path, im_size=8).class_sizes == [3, 6]
+    assert "all folders within pet are taken as of that class (1 such classes)" in capsys.readouterr().out
+
+
+def test_words_of_parts_in_names_of_classes(tmp_path):
+    assert data.load("folder", folders(tmp_path, "valley", "tester"), im_size=8).class_names == ["tester", "valley"]
+
+
+@pytest.mark.parametrize("extra, named", [
+    ("test/a/x.tga", "test/ has files, but no images that are read"), ("x.csv", "no labels are read from x.csv: sort"),
+    ("d.npz", "name d.npz itself")])
+def test_what_is_there_instead_of_images_is_named(extra, named, tmp_path):
+    folders(tmp_path, *(["train/a", "train/b"] if extra.startswith("test") else ["images"]))
+    (tmp_path / extra).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / extra).write_bytes(b"x")
+    with pytest.raises(UserError, match=named):
+        data.load("folder", tmp_path)
+
+
+def test_files_that_are_no_data_set(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    with pytest.raises(UserError, match=r"x.npy: not a folder, \.zip, \.npz or \.parquet"):
+        data.load("folder", tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize("sep", "/\\")
+def test_empty_class_in_a_zip(sep, tmp_path):
+    with zipfile.ZipFile(tmp_path / "my.zip", "w") as archive:
+        for name in ("my/train/a/0.png", "my/train/b/0.png", "my/train/c/"):
+            entry = zipfile.ZipInfo("x")
+            entry.filename = name.replace("/", sep)
+            archive.writestr(entry, b"")
+    with pytest.raises(UserError, match="train/c has no images that are read"):
+        data.load("folder", tmp_path / "my.zip")
+
+
+def test_empty_folder_for_testing_and_thumbnails_of_a_server(tmp_path, capsys):
+    folders(tmp_path, "train/a", "train/b", "test/a", "test/b", "train/a/@eaDir/0.png", "test/$RECYCLE.BIN")
+    (tmp_path / "test" / "c").mkdir()
+    assert data.load("folder", tmp_path, im_size=8).class_sizes == [3, 3]
+    line, = capsys.readouterr().out.splitlines()
+    assert "1 folders in test/ have no images that are read: c" in line
+
+
+def test_folder_of_a_published_data_set_in_another_spelling(tmp_path):
+    names = class_order.NAMES["CIFAR10"]
+    folders(tmp_path / "cifar-10", *(f"{part}/{name}" for part in ("train", "test") for name in names))
+    assert data.load("CIFAR10", tmp_path).class_names == names
 
 
 TEST_FOLDERS = ["testing", "Testing", "Val", "Valid", "Validation", "TEST", "test_set", "test_images", "dev",
