@@ -2,6 +2,7 @@
 
 import pickle
 from argparse import Namespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -307,6 +308,22 @@ def test_labels_beside_folders_of_pictures_are_said_to_be_left_out(data, tmp_pat
     torch.save(torch.eye(10), tmp_path / "labels.pt")
     evaluate.image_folder(tmp_path, data)
     assert "1 files are left out: 1 of types that are not read (.pt); such as labels.pt" in capsys.readouterr().out
+
+
+def test_folder_of_several_sets_is_refused(data, tmp_path):
+    for name in ("1/0", "1/1", "5/0", "5/1"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.fromarray(data.images[0, 0].numpy()).save(tmp_path / name / "0.png")
+    with pytest.raises(UserError, match="each of the folders 1, 5 has folders 0, 1 in it"):
+        evaluate.image_folder(tmp_path, data)
+
+
+def test_order_of_ones_own_classes_is_said(pair, data, tmp_path, capsys):
+    torch.save(list(pair), tmp_path / "set.pt")
+    read(tmp_path / "set.pt", data)
+    assert "are taken for" not in capsys.readouterr().out
+    read(tmp_path / "set.pt", replace(data, name="mine", class_names=list("abcdefghij")))
+    assert "labels 0 to 9 are taken for a, b, c, d, e, f, g, h, i, j, the classes of mine" in capsys.readouterr().out
 
 
 def test_folder_that_is_not_clear(pair, tmp_path):

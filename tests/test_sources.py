@@ -146,6 +146,12 @@ def test_tiny_imagenet_in_other_layouts(layout, tmp_path):
                                by_label(wanted.test_images, wanted.test_labels), rtol=0, atol=0)
 
 
+def test_part_of_tiny_imagenet_is_said(tiny_folder, tmp_path, capsys):
+    os.symlink(tiny_folder, tmp_path / "tiny-imagenet-200")
+    data.load("TinyImageNet", tmp_path)
+    assert "labels are those of the 20 folders of train/, not of the 200 published ones" in capsys.readouterr().out
+
+
 def test_tiny_imagenet_whose_labels_are_not_certain_is_named(tmp_path):
     folder = formats.write_tiny(tmp_path, 1, classes=2)
     (folder / "val" / "val_annotations.txt").unlink()

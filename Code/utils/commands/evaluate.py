@@ -146,6 +146,10 @@ def image_folder(path: Path, data: RealData) -> tuple[Tensor, Tensor]:
     if not names:
         raise UserError(f"{path}: no images in <class>/; name the folders after classes "
                         f"({', '.join(data.class_names[:3])}, ...) or 0, 1, ...")
+    try:
+        image_files.look_within(tree, "", names, folders)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     known = class_labels(data, class_order.own(sorted(set(folders))), str(path))
     pairs = [f"{folder} = {data.class_names[k]}" for folder, k in sorted(known.items(), key=lambda pair: pair[1])]
     labels = torch.tensor([known[folder] for folder in folders])
@@ -183,6 +187,9 @@ def say_taken_for(options, saved: dict, data: RealData) -> None:
     if saved["data"] and "mean" not in saved["meta"]:
         unit = f"--pixels {options.pixels}" if options.pixels else "normalised"
         say(f"{options.synthetic}: {foreign_sets.describe(saved, data, unit)}")
+        if "class_names" not in saved["meta"] and data.class_names != class_order.NAMES.get(data.name):
+            say(f"{options.synthetic}: its labels 0 to {data.num_classes - 1} are taken for "
+                f"{class_order.listed(data.class_names)}, the classes of {data.name}")
 
 
 def lacks(sets: list[tuple[Tensor, Tensor]], data: RealData) -> str:

@@ -190,7 +190,7 @@ def _advice(tree: Tree) -> str:
     """What to do where images are not in class folders."""
     near = sorted(name for name in tree.stamps if name.count("/") < 2 and _is_visible(name))
     arrays, tables = ([name for name in near if name.lower().endswith(kinds)]
-                      for kinds in (".npz", (".csv", ".tsv", ".json", ".jsonl", ".xlsx", ".xml", ".mat")))
+                      for kinds in ((".npz", ".zip"), (".csv", ".tsv", ".json", ".jsonl", ".xlsx", ".xml", ".mat")))
     if arrays:
         return f"name {arrays[0]} itself"
     told = f"no labels are read from {class_order.listed(tables, 3)}: " if tables else ""
@@ -250,7 +250,7 @@ def list_classes(tree: Tree, dataset: str | None = None) -> Listing:
     if not train:
         raise UserError(f"no images in {below}<class>/; {_advice(tree)}")
     _refuse_empty_classes(tree, below, classes)
-    _look_within(tree, below, train, train_folders)
+    look_within(tree, below, train, train_folders)
     if dataset:
         index, test_index, names = _published_labels(dataset, classes, sorted(set(test_folders)))
     else:
@@ -271,7 +271,7 @@ def list_classes(tree: Tree, dataset: str | None = None) -> Listing:
                    [(name, test_index[folder]) for name, folder in zip(test, test_folders, strict=True)], names)
 
 
-def _look_within(tree: Tree, below: str, names: list[str], folders: list[str]) -> None:
+def look_within(tree: Tree, below: str, names: list[str], folders: list[str]) -> None:
     """A line for classes with several folders within; UserError where all have the same, which may be the classes."""
     within = {folder: set() for folder in folders}
     for name, folder in zip(names, folders, strict=True):
@@ -279,8 +279,8 @@ def _look_within(tree: Tree, below: str, names: list[str], folders: list[str]) -
     shared = sorted(set.intersection(*within.values()))
     if len(within) > 1 and len(shared) > 1:
         raise UserError(f"each of the folders {class_order.listed(list(within))} has folders "
-                        f"{class_order.listed(shared)} in it, so which are the classes is not clear; sort the images "
-                        "into train/<class>/ and test/<class>/, without folders within")
+                        f"{class_order.listed(shared)} in it, so which are the classes is not clear; keep the images "
+                        "of a class in one folder, without folders within")
     several = [folder for folder, inner in within.items() if len(inner) > 1]
     if several:
         say(f"{tree.root.name}: all folders within {class_order.listed(several, 5)} are taken as of that class "
@@ -312,6 +312,8 @@ def list_tiny_imagenet(tree: Tree) -> Listing:
     index = {wnid: k for k, wnid in enumerate(wnids)}
     train = [(name, index[wnid]) for name, wnid in zip(names, folders, strict=True)]
     test = _tiny_validation(tree, index)
+    if wnids != sorted(class_order.tiny_names()):
+        say(f"{tree.root.name}: labels are those of the {len(wnids)} folders of train/, not of the 200 published ones")
     words = class_order.tiny_names() | _tab_separated(tree, "words.txt")
     say_what_is_left_out(tree, [name for name, _ in train + test], ("train/", "val/"), within=("train/", "val/"),
                          known=(".txt",))
