@@ -167,7 +167,7 @@ def find_splits(tree: Tree) -> tuple[str, str | None]:
     if not train:
         if len(others) < 2 or any(_is_like_test(top) for top in others):
             where = f", but in {class_order.listed(others)}" if others else ""
-            raise UserError(f"no images in train/<class>/{where}")
+            raise UserError(f"no images in train/<class>/{where}; name the folder above train/ or the classes")
         return "", None
     test = ([top for top in others if top == "test"] or [top for top in others if top.casefold().startswith("test")]
             or others)

@@ -182,6 +182,8 @@ def _read_users(root: Path, size: int) -> Arrays:
     if root.suffix.lower() == ".npz":
         return read_npz(root)
     root = Path(os.path.abspath(root))
+    if not root.exists():
+        raise UserError("no such folder; name that of your images")
     if tables := parquet.files_in(root):
         return _decoded(parquet.Table(root, tables), size, 3, parquet.Table.listing).in_one_channel()
     return read_images(root, size, 3).in_one_channel()
