@@ -80,8 +80,7 @@ def build_parser(description: str, defaults: dict) -> Parser:
 
 def _add_task(parser: Parser):
     flag = parser.add_argument_group(
-        "what to make", "The flags most used. Defaults are the published scripts'; papers' results need "
-                        "--published.").add_argument
+        "what to make", "The flags most used. Defaults alone are seldom the papers' setting.").add_argument
     flag("--published", action="store_true", default=argparse.SUPPRESS,
          help="the published command's setting for this --method, data set and --ipc; flags beside it replace its own")
     flag("--method", type=accepted_by(methods.find, methods.METHODS), default="BACON",
