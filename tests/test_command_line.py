@@ -29,6 +29,9 @@ def test_help_is_short_and_readable(script, monkeypatch):
     assert not re.search(r"\b(None|True|False)\b|SUPPRESS|no effect", text)
     flags = re.findall(r"(?m)^  (--\w+)", text)
     assert not set(flags) & {f"--{name}" for name in (*options.DEAD_FLAGS, "aug_num", "ij_selection")}
+    assert not re.search(r"\(default: [^()]*\) \(default: ", re.sub(r"\s+", " ", text))
+    if script == "compare.py":  # which refuses these
+        assert not set(flags) & {"--method", "--ipc", "--seed", "--published", "--resume"}
     if script in ENTRY:
         assert len(text.splitlines()) < 180 and flags[:4] == ["--published", "--method", "--ipc", "--model"]
         groups = re.findall(r"(?m)^(\w[\w ]*):\n  ([A-Z].*\.)\n\n  --", text)

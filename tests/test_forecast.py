@@ -72,6 +72,12 @@ def test_after_the_first_evaluation(clock, capsys):
     assert not capsys.readouterr().out
 
 
+def test_nothing_is_said_where_nothing_was_timed(clock, capsys):
+    """After the last iteration, before the only evaluation."""
+    clock.iterate(clock.forecast(Iteration=2, num_exp=1), [1, 1])
+    assert capsys.readouterr().out == ""
+
+
 def test_an_evaluation_before_the_iterations_is_counted_with_them(clock, capsys):
     told = clock.forecast(num_exp=1, eval_start=True)
     told.evaluated(0, 0, 10.0)

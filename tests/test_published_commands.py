@@ -178,7 +178,7 @@ def test_a_run_says_in_what_it_differs_from_the_published_setting():
     said = differences("--ipc", 10)
     note, *parts, rest = re.split(r": (?=--)|, |; ", said.strip())
     assert note == "note: not the published setting (published -> here)" and said.count("\n") == 1
-    assert rest == "--published sets what no flag says"
+    assert rest == "--published sets all that is not given"
     assert set(parts) == {
         "--model ConvNet -> ConvNet_GBN", "--aug on -> off", "--lr_img 0.2 -> 1", "--syn_ce on -> off",
         "--ce_weight 0.5 -> 0.1", "--embed_last 1000 -> -1", "--train_net_num 1 -> 2", "--net_decay on -> off"}
@@ -193,8 +193,8 @@ def test_a_run_says_in_what_it_differs_from_the_published_setting():
     (["--eval_interval", 7, "--validation"], "--validation off -> on, --eval_interval 100 -> 7")])
 def test_flags_that_move_numbers_are_named(flags, named):
     said = differences("--published", "--ipc", 10, *flags)
-    assert said == (f"note: not the published setting (published -> here): {named}; --published sets what no flag "
-                    "says\n" if named else "")
+    assert said == (f"note: not the published setting (published -> here): {named}; --published sets all that is "
+                    "not given\n" if named else "")
 
 
 def test_published_from_the_command_line(fixtures, tmp_path):

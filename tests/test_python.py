@@ -10,18 +10,22 @@ import sys
 import threading
 import tomllib
 import venv
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import formats
 import utils
 from conftest import CODE, ROOT, TINY, call_script
-from utils import command_line, defaults, experiment, options, pool, storage
+from utils import api, command_line, defaults, experiment, options, pool, storage
 from utils.commands import distil as distil_command
 from utils.data import sources
+from utils.methods import METHODS
 from utils.system import device, files, logs
 from utils.system.errors import UserError
 
@@ -116,6 +120,18 @@ def test_keywords_stand_for_flags():
     words = command_line.as_words(parser, {"ipc": 3, "aug": True, "zca": False, "compile": None, "tensorboard": False,
                                            "pool_stages": (1, 2), "save_path": Path("a b"), "lr_img": 0.1})
     assert words == ["--ipc=3", "--aug", "--no_zca", "--pool_stages", "1", "2", "--save_path=a b", "--lr_img=0.1"]
+    assert command_line.as_words(parser, {"aug": np.bool_(True), "zca": np.bool_(False)}) == ["--aug", "--no_zca"]
+    with pytest.raises(UserError, match="aug='False': neither"):
+        command_line.as_words(parser, {"aug": "False"})
+
+
+def test_lists_and_arrays_of_any_layout_are_a_set(distilled):
+    images, labels = distilled.images, distilled.labels
+    for pair in ((list(images), list(labels)), (list(images.numpy()), labels.tolist()), (images.tolist(), labels),
+                 (images.flip(0).numpy()[::-1], labels.numpy().astype(">i8")),
+                 (images.numpy().astype(">f4"), labels.flip(0).numpy()[::-1])):
+        found, = api._saved(*pair)["data"]
+        assert torch.equal(found[0], images) and torch.equal(found[1], labels)
 
 
 @pytest.mark.parametrize("script", sorted(path.stem for path in CODE.glob("BACON_*.py")))
@@ -149,8 +165,27 @@ def test_own_function_as_method_in_a_thread(tmp_path):
     assert left[0].meta["method"] == f"{__name__}:squared" and left[0].path.exists()
 
 
+def test_a_method_of_ones_own_is_found_by_its_name():
+    assert api._name_of(squared) == f"{__name__}:squared" and api._name_of(SQUARED_DM) == f"{__name__}:SQUARED_DM"
+    for other in (replace(SQUARED_DM), partial(squared), METHODS["random"]):
+        with pytest.raises(UserError, match="at the top level of a module or notebook"):
+            api._name_of(other)
+
+
+def test_calls_in_two_threads_leave_standard_output_as_it_was():
+    """The first to begin ends first."""
+    before, first, second = sys.stdout, logs.above_bars(), logs.above_bars()
+    for step in (first.__enter__, second.__enter__, lambda: first.__exit__(None, None, None),
+                 lambda: second.__exit__(None, None, None)):
+        step()
+    assert sys.stdout is before
+
+
 def squared(z_syn, z_real, options):
     return (z_syn.mean(dim=1) - z_real.mean(dim=1)).square().sum(dim=-1)
+
+
+SQUARED_DM = replace(METHODS["DM"], objective=squared)
 
 
 @pytest.mark.parametrize("number, kind", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Exception)])

@@ -547,7 +547,10 @@ def test_wrong_folders_are_one_line(tmp_path):
     broken = bad_folder(tmp_path / "broken", lambda folder: first(folder).write_bytes(b"PNG"))
     assert "train/a/" in broken and "not a readable image" in broken
     assert "deep.png" in bad_folder(tmp_path / "deep", sixteen_bits)
-    with pytest.raises(UserError, match="no images in train/<class>/"):
+    with pytest.raises(UserError, match="nothing: no such folder; name that of your images"):
+        data.load("folder", tmp_path / "nothing")
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(UserError, match="no images in train/<class>/; sort .*, or name the folder above these"):
         data.load("folder", tmp_path / "nothing")
 
 

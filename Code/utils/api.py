@@ -13,6 +13,7 @@ from torch import Tensor
 from . import experiment, storage
 from .command_line import as_words, new_parser
 from .commands import evaluate as evaluate_command
+from .methods import Method
 from .options import build_parser, parse_any
 from .system import logs
 from .system.errors import UserError
@@ -44,13 +45,13 @@ def distil(dataset: str, **flags) -> Distilled:
     """Distils a data set as its script does: `distil("digits", ipc=10)` is `BACON_digits.py --ipc 10`.
 
     flags: those of the scripts. A switch is True or False: aug=False is --no_aug. `method` may also be your own
-    objective itself, a function at the top level of a module or notebook, as `methods.Method` describes it.
+    objective itself, a function at the top level of a module or notebook, or a `methods.Method` beside it.
 
     Writes the files of a run to `save_path` ("result"), and prints its lines. Raises UserError where a script would end
     with exit code 2. In the main thread, Ctrl-C or a notebook's interrupt keeps the work and raises KeyboardInterrupt,
     and other signals raise Stopped; resume="auto" goes on.
     """
-    if callable(flags.get("method")):
+    if callable(flags.get("method")) or isinstance(flags.get("method"), Method):
         flags["method"] = _name_of(flags["method"])
     options = parse_any("", as_words(build_parser("", {}), {"dataset": dataset, **flags}))
     try:
@@ -65,20 +66,24 @@ def distil(dataset: str, **flags) -> Distilled:
     return Distilled(images, labels, saved["accs_all_exps"], record.set_path, saved["meta"])
 
 
-def _name_of(function: Callable) -> str:
-    """module:function, as --method takes it; UserError for a function that cannot be found by that again."""
-    module, name = function.__module__, getattr(function, "__qualname__", "")
-    if getattr(sys.modules.get(module), name, None) is not function:
-        raise UserError(f"method={name or function!r}: define it with def at the top level of a module or notebook")
-    return f"{module}:{name}"
+def _name_of(method: Callable | Method) -> str:
+    """module:name, as --method takes it; UserError for what cannot be found by that again."""
+    function = method.objective if isinstance(method, Method) else method
+    module = getattr(function, "__module__", None)
+    for name, found in list(vars(sys.modules.get(module, object)).items()):
+        if found is method:
+            return f"{module}:{name}"
+    raise UserError(f"method={getattr(function, '__qualname__', function)}: define it, with def or as a Method beside "
+                    "its function, at the top level of a module or notebook")
 
 
-def evaluate(images: Tensor | np.ndarray, labels: Tensor | np.ndarray, **flags) -> dict[str, list[float]]:
+def evaluate(images: Tensor | np.ndarray | list, labels: Tensor | np.ndarray | list, **flags) -> dict[str, list[float]]:
     """Trains fresh networks on a set and tests them on the real test images of a data set, as evaluate.py does.
 
     images (N, C, H, W): normalised, or what `pixels` says; aug=True where they are 2x2 formations. labels: (N,), or
-    (N, K) for probabilities. flags: those of evaluate.py, such as dataset="CIFAR10", model="ConvNet", num_eval=5,
-    epoch_eval_train=1000. Nothing is written but to a `save_path` that is given.
+    (N, K) for probabilities. Both are tensors, arrays or lists. flags: those of evaluate.py, but for what names a set
+    and --fair: dataset="CIFAR10", model="ConvNet", num_eval=5, epoch_eval_train=1000. Nothing is written but to a
+    `save_path` that is given.
 
     Returns the test accuracies, in 0..1, of the networks by name. Raises UserError where evaluate.py would end with
     exit code 2.
@@ -92,10 +97,19 @@ def evaluate(images: Tensor | np.ndarray, labels: Tensor | np.ndarray, **flags) 
     return {line["model"]: line["accuracies"] for line in results}
 
 
-def _saved(images: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> dict:
+def _tensor(part: Tensor | np.ndarray | list) -> Tensor:
+    """A tensor on the CPU, also of arrays whose strides or order of bytes PyTorch lacks, and of lists of either."""
+    if isinstance(part, list | tuple) and any(isinstance(item, Tensor | np.ndarray) for item in part):
+        return torch.stack([_tensor(item) for item in part])
+    if isinstance(part, np.ndarray):
+        part = np.ascontiguousarray(part, part.dtype.newbyteorder("="))
+    return torch.as_tensor(part).detach().cpu()
+
+
+def _saved(images: Tensor | np.ndarray | list, labels: Tensor | np.ndarray | list) -> dict:
     """A set in memory as `storage.load` gives one of others; UserError where it is none."""
     try:
-        pair = [torch.as_tensor(part).detach().cpu() for part in (images, labels)]
+        pair = [_tensor(part) for part in (images, labels)]
         return storage.validated({"data": [pair]}, raw=True)
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"images, labels: not a set ({error})") from None

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
+
 from .system.errors import UserError
 
 
@@ -62,7 +64,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         default = action.default
         if default is None or default is False or default in ("", argparse.SUPPRESS):
             return action.help
-        return f"{action.help} (default: {in_words(default).replace('%', '%%')})"
+        return f"{action.help.partition(' (default: ')[0]} (default: {in_words(default).replace('%', '%%')})"
 
     def _get_default_metavar_for_optional(self, action):
         return getattr(action.type, "metavar", super()._get_default_metavar_for_optional(action))
@@ -98,10 +100,10 @@ def as_words(parser: Parser, keywords: dict) -> list[str]:
         action, flag = actions[name], actions[name].option_strings[0]
         if value is None:
             continue
-        if action.nargs == 0 and not isinstance(value, bool):
+        if action.nargs == 0 and not isinstance(value, bool | np.bool_):
             parser.error(f"{name}={value!r}: neither True nor False")
         if action.nargs == 0:
-            words += [flag] * value or action.option_strings[1:2]  # a flag that nothing turns off is off
+            words += [flag] * bool(value) or action.option_strings[1:2]  # a flag that nothing turns off is off
         elif action.nargs == "+" and isinstance(value, list | tuple):
             words += [flag, *map(str, value)]
         else:

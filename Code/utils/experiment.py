@@ -63,8 +63,8 @@ def say_differences(options) -> None:
     differ = [f"--{name} {in_words(value)} -> {in_words(vars(options)[name])}"
               for name, value in vars(published).items() if name not in BESIDE and value != vars(options)[name]]
     if differ:
-        say(f"note: not the published setting (published -> here): {', '.join(differ)}; --published sets what no "
-            "flag says")
+        say(f"note: not the published setting (published -> here): {', '.join(differ)}; --published sets all "
+            "that is not given")
 
 
 @contextlib.contextmanager

@@ -67,8 +67,6 @@ class Forecast:
         more, whole = options.num_exp - experiment - 1, range(options.Iteration + 1)
         iterations = options.Iteration - done + more * len(whole[1:])
         evaluations = sum(is_evaluated(options, k) * (more + (k >= next_evaluated)) for k in whole)
-        if not iterations + evaluations:
-            return
         seconds, known, unknown = 0.0, [], []
         for count, what, each in ((iterations, "iteration", self.iteration),
                                   (evaluations, "evaluation", self.evaluation)):
@@ -78,6 +76,8 @@ class Forecast:
                 known.append(f"{words} of {lasting(each)}")
             elif count:
                 unknown.append(f"not counting {words}, not timed yet")
+        if not known:
+            return
         say(f"estimate: {lasting(seconds)} to the end, {', '.join(known + unknown)}; peak memory so far "
             f"{memory.peak_in_words(self.device)}{SHORTER * (seconds >= DAY)}{SMALLER * self._is_much()}")
 

@@ -80,9 +80,9 @@ def build_parser(description: str, defaults: dict) -> Parser:
 
 def _add_task(parser: Parser):
     flag = parser.add_argument_group(
-        "what to make", "Flags that most runs set. Without them it is not the papers' setting.").add_argument
+        "what to make", "The flags most used. Defaults alone are seldom the papers' setting.").add_argument
     flag("--published", action="store_true", default=argparse.SUPPRESS,
-         help="the published setting for this --method, data set and --ipc; a flag beside it comes first")
+         help="the published command's setting for this --method, data set and --ipc; flags beside it replace its own")
     flag("--method", type=accepted_by(methods.find, methods.METHODS), default="BACON",
          help=f"{', '.join(methods.METHODS)}, or your own objective as module:function")
     flag("--ipc", type=whole_number(1), default=50, help="synthetic images per class")
@@ -136,8 +136,9 @@ def add_evaluation(parser: Parser):
     flag("--eval_mode", choices=tuple(evaluation.MODES), default="S",
          help="networks to evaluate with: S, SS that of --model; C that and ConvNet; others vary family (M), "
               "normalisation (B, N), width (W), depth (D), activation (A), pooling (P)")
-    flag("--batch_train", type=whole_number(1), default=256, help="batch size of its training")
-    flag("--lr_net", type=finite_number(0, above=True), default=0.01, help="its learning rate, and that of the pool")
+    flag("--batch_train", type=whole_number(1), default=256, help="batch size to train an evaluated network")
+    flag("--lr_net", type=finite_number(0, above=True), default=0.01,
+         help="learning rate of evaluated networks, and of the pool")
     flag("--dsa_strategy", type=accepted_by(augment.parse_strategy), default="color_crop_cutout_flip_scale_rotate",
          help="augmentations of DSA, joined by _, in distillation and evaluation; none for none")
 
@@ -157,7 +158,7 @@ def _add_run(parser: Parser):
 def _add_images(parser: Parser):
     flag = parser.add_argument_group("synthetic images", "What they start from, and how they move.").add_argument
     flag("--init", choices=("real", "whole", "noise"), default="real",
-         help="start: real images, with --aug four in each stored image; whole: with --aug, too, one; or noise")
+         help="start: real images, with --aug four in each stored image; whole: one in each, with --aug, too; or noise")
     flag("--optim", choices=("sgd", "adam"), default="sgd", help="optimizer of the images")
     flag("--lr_decay", choices=("none", "cosine"), default="none",
          help="cosine: --lr_img falls to 0 over --Iteration")
@@ -166,10 +167,10 @@ def _add_images(parser: Parser):
          help="a step after each class, or one for all classes together (DM)")
     flag("--batch_real", type=whole_number(2), default=256, help="real images per class and update")
     flag("--ipc1_real", type=whole_number(0), default=0,
-         help="with --ipc 1 and without --aug: match on so many of them, of the lowest cross-entropy, and add "
+         help="with --ipc 1 and without --aug: match on so many real images, of the lowest cross-entropy, and add "
               "cross-entropy only for misclassified synthetic images; 0: on all")
     flag("--soft_labels", type=finite_number(0, 1), default=0.0,
-         help="part of the pool's mean prediction in the labels; 0: classes alone")
+         help="share of the pool's mean prediction in the labels, 0 to 1; 0: classes alone")
     flag("--aug_num", type=int, choices=(1,), default=1, help=argparse.SUPPRESS)  # no other value is published
     flag("--ij_selection", choices=("random",), default="random", help=argparse.SUPPRESS)
 
@@ -179,7 +180,7 @@ def _add_loss(parser: Parser):
                                              "out.").add_argument
     switch(flag, "syn_ce", False, "add cross-entropy of the synthetic images")
     flag("--ce_weight", type=finite_number(0), default=0.1,
-         help="its weight, times the network's accuracy in percent")
+         help="weight of the cross-entropy, times the network's accuracy in percent")
     flag("--nll_weight", type=finite_number(0), default=1.0, help="BACON: weight of the likelihood")
     flag("--tv_weight", type=finite_number(0), default=0.8, help="BACON: weight of the total variation prior")
     flag("--clip_weight", type=finite_number(0), default=0.2, help="BACON: weight of the CLIP prior")
@@ -196,7 +197,7 @@ def _add_pool(parser: Parser):
     flag("--train_net_num", type=whole_number(1), default=2, help="networks the images are matched on per outer loop")
     flag("--model_train_steps", type=whole_number(0), default=10, help="training steps of each network in an iteration")
     flag("--fetch_net_num", type=whole_number(1), default=2, help="networks trained per iteration")
-    flag("--trained_bs", type=whole_number(1), default=256, help="batch size of these steps")
+    flag("--trained_bs", type=whole_number(1), default=256, help="batch size of the pool's training steps")
     switch(flag, "net_decay", False, "train the pool with momentum 0.9 and weight decay 5e-4")
     flag("--net_num", type=whole_number(1), default=100,
          help="networks in the full pool, where the oldest leaves; below --net_start it never does, as published")

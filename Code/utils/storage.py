@@ -48,6 +48,8 @@ def load(path: str | Path, labels: str | Path | None = None, raw: bool = False) 
         why, advice = reason(error), f"name one of these forms: {foreign_sets.FORMS}"
         if why.startswith("Weights only"):
             why = "it is damaged, or holds more than tensors and plain values, which could run code"
+        elif isinstance(error, KeyError):  # with a byte that is none of a pickle
+            why = "it is damaged or of another form"
         elif why.startswith(("EOFError", "PytorchStreamReader", "[Errno 22]", "File is not a zip")):  # of torch.load
             why, advice = "it is damaged or incomplete", "name a set that a run saved, or make it again"
         raise UserError(f"{path}: not a readable synthetic set ({why}); {advice}") from None

@@ -204,6 +204,9 @@ def parse() -> argparse.Namespace:
                         help="a set for each of these seeds")
     parser.add_argument("--minutes", type=finite_number(0, 10**6, above=True),
                         help="distil for so long in place of --Iteration")
+    for action in parser._actions:
+        if action.dest in (*SEVERAL, "published", "resume"):  # which have no place here
+            action.help = argparse.SUPPRESS
     shared = parser.parse_args()
     drop_dead_flags(parser, shared)
     if "published" in shared or any("--published" in method.split() for method in shared.methods):

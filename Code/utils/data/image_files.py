@@ -194,7 +194,7 @@ def _advice(tree: Tree) -> str:
     if arrays:
         return f"name {arrays[0]} itself"
     told = f"no labels are read from {class_order.listed(tables, 3)}: " if tables else ""
-    return f"{told}sort the images into train/<class>/ and, if there are some for testing, test/<class>/"
+    return f"{told}sort the images into train/<class>/ and, for testing, test/<class>/, or name the folder above these"
 
 
 def _is_like_test(name: str) -> bool:

@@ -184,6 +184,8 @@ def _read_users(root: Path, size: int) -> Arrays:
     if root.suffix.lower() == ".npz":
         return read_npz(root)
     root = Path(os.path.abspath(root))
+    if not root.exists():
+        raise UserError("no such folder; name that of your images")
     if tables := parquet.files_in(root):
         if root.is_dir():
             image_files.say_what_is_left_out(image_files.Tree(root), [], ())

@@ -93,7 +93,13 @@ def in_notebook() -> bool:
 
 @contextlib.contextmanager
 def above_bars():
-    """Around work that is called from Python: the lines that it prints stand above its bars."""
+    """Around work that is called from Python: the lines that it prints stand above its bars.
+
+    One thread alone replaces sys.stdout. Of two, the last to end would put back what the other had put there.
+    """
+    if isinstance(sys.stdout, Output):
+        yield
+        return
     with contextlib.redirect_stdout(Output(sys.stdout)):
         yield
 
