@@ -550,7 +550,7 @@ def test_wrong_folders_are_one_line(tmp_path):
     with pytest.raises(UserError, match="nothing: no such folder; name that of your images"):
         data.load("folder", tmp_path / "nothing")
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(UserError, match="no images in train/<class>/; sort .*, or name the folder above these"):
+    with pytest.raises(UserError, match=r"no images in train/<class>/; sort .*, or name the folder above these"):
         data.load("folder", tmp_path / "nothing")
 
 
