@@ -384,7 +384,7 @@ def test_many_pages_are_counted_at_once(tmp_path):
     content = content.getvalue()
     (tmp_path / "a.gif").write_bytes(content[:-1] + 10**5 * content[content.index(b","):-1] + b";")
     tree = image_files.Tree(tmp_path)
-    assert "has 100001 pages or frames" in measured(lambda: image_files.decode(tree, ["a.gif"], 3, 8))
+    assert "has several pages or frames" in measured(lambda: image_files.decode(tree, ["a.gif"], 3, 8))
 
 
 @pytest.mark.parametrize("dtype, shape", [

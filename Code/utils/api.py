@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,7 +96,8 @@ def evaluate(images: Tensor | np.ndarray, labels: Tensor | np.ndarray, **flags) 
 def _saved(images: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> dict:
     """A set in memory as `storage.load` gives one of others; UserError where it is none."""
     try:
-        pair = [torch.as_tensor(part).detach().cpu() for part in (images, labels)]
+        with warnings.catch_warnings(action="ignore"):  # of arrays that cannot be written to
+            pair = [torch.as_tensor(part).detach().cpu() for part in (images, labels)]
         return storage.validated({"data": [pair]}, raw=True)
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"images, labels: not a set ({error})") from None

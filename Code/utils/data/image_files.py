@@ -78,9 +78,9 @@ class Tree:
     def _zip_stamps(self) -> dict[str, tuple]:
         try:
             with zipfile.ZipFile(self.root) as archive:
-                entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+                entries = [entry for entry in files.zip_entries(archive) if not entry.is_dir()]
         except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(f"{self.root}: not a readable zip ({reason(error)}); download it again") from None
+            raise UserError(f"{self.root}: not a readable zip ({reason(error)}); download or pack it again") from None
         if sum(entry.file_size for entry in entries) > max(MOST_COMPRESSED * self.root.stat().st_size, MOST_FILE_BYTES):
             raise UserError(f"{self.root}: its files are more than {MOST_COMPRESSED} times as large as it; download it "
                             "again")
@@ -102,7 +102,7 @@ class Tree:
                 return file.read(MOST_FILE_BYTES)
         if self._zip is None:
             self._zip = zipfile.ZipFile(self.root)
-        return self._zip.read(self._members[name])
+        return files.unzip(self._zip, self._zip.getinfo(self._members[name]))
 
     def close(self) -> None:
         """Before other processes take it: each is to open the zip for itself, or they move each other's position."""
