@@ -157,6 +157,11 @@ def test_page_of_another_is_not_replaced(finished, tmp_path):
     done = call_script("publish.py", finished, "--to", tmp_path, *QUICK, expect=2)
     assert f"{tmp_path}/README.md is another page" in done.stderr and len(done.stderr.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):  # neither of which would end
+        (tmp_path / "README.md").unlink()
+        make(tmp_path / "README.md")
+        done = call_script("publish.py", "none.pt", "--to", tmp_path, expect=2)
+        assert "README.md cannot be read" in done.stderr and len(done.stderr.splitlines()) == 1
     assert (tmp_path / "README.md").read_text() == "# My project\n"
     (tmp_path / "README.md").unlink()
     (tmp_path / "README.md").mkdir()

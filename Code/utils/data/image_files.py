@@ -29,7 +29,7 @@ LIKE_TRAIN = {"train", "training", "train_set", "trainset", "train_images", "tra
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".jfif", ".jpe", ".gif")
 LEFT_BY_SYSTEMS = {"Thumbs.db", "desktop.ini", "Icon\r", "ehthumbs.db"}
 DECODED = "on white"  # how; a cache of pixels that were decoded otherwise is made anew
-SAID = 10  # of files that are wrong, the first ones are named
+SAID, MOST_SAID = 10, 80  # of files that are wrong, the first ones are named, with so many letters each
 FILES_PER_WORKER = 1000  # a decoding process costs as much as decoding about this many small images
 READ_ONLY = contextvars.ContextVar("READ_ONLY", default=False)  # whether the folder of the data is another's
 MOST_FILE_BYTES, MOST_PIXELS = 2**28, 50_000_000  # of one file, before it is decoded
@@ -359,7 +359,7 @@ def decode(tree: Tree, names: list[str], channels: int, size: int) -> Tensor:
             done += len(images)
             progress.update(steps=len(images))
     if len(wrong) > 1:
-        shown = ", ".join(problem.split(";")[0] for problem in wrong[:SAID])
+        shown = ", ".join(problem.split(";")[0][:MOST_SAID] for problem in wrong[:SAID])
         raise UserError(f"{len(wrong)} images are wrong: {shown}{', ...' if len(wrong) > SAID else ''}; replace or "
                         "remove them")
     if wrong:
