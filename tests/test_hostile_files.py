@@ -503,7 +503,8 @@ def test_svhn_of_other_types(kind, tmp_path):
     """Each value of which takes eight times what the file has for it."""
     formats.write_svhn(tmp_path, 2)
     scipy.io.savemat(tmp_path / "train_32x32.mat", {"X": np.zeros((32, 32, 3, 2), kind), "y": np.ones((2, 1))})
-    assert "not X and y" in measured(lambda: data.load("SVHN", tmp_path))
+    words = "no array of real numbers" if kind is object else "not X and y"
+    assert words in measured(lambda: data.load("SVHN", tmp_path))
 
 
 @pytest.mark.parametrize("meta", [
