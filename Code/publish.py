@@ -189,7 +189,8 @@ def rows_of(path: Path) -> list[str]:
 def refuse_other_page(readme: Path) -> None:
     """UserError where the page would replace one that is not its own."""
     try:
-        text = readme.read_text(errors="replace")
+        with files.open_regular(readme) as file:
+            text = file.read(len(TITLE.encode())).decode(errors="replace")
     except (FileNotFoundError, NotADirectoryError):  # the latter is named where something is written
         return
     except OSError as error:

@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -57,6 +58,11 @@ static int opened(const char *name, const char *path, int flags, mode_t mode)
     }
 OPEN(open)
 OPEN(open64)
+
+int mkdir(const char *path, mode_t mode)
+{
+    return fails("mkdir", path) ? -1 : REAL("mkdir", int (*)(const char *, mode_t))(path, mode);
+}
 
 int unlink(const char *path) { return fails("unlink", path) ? -1 : REAL("unlink", int (*)(const char *))(path); }
 

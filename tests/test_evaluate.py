@@ -334,6 +334,7 @@ def test_records_do_not_go_through_a_link(digits_set, tmp_path):
     done = call_script("evaluate.py", "--synthetic", digits_set, "--save_path", result, *QUICK, expect=2)
     line, = done.stderr.splitlines()
     assert "evaluate.jsonl: cannot be written" in line and mine.read_text() == "mine"
+    assert "networks" not in done.stdout  # found before any was trained
 
 
 def test_a_full_disk_is_one_line(digits_set, tmp_path, monkeypatch):

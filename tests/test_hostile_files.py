@@ -5,6 +5,7 @@ again; each in little memory and time. Nothing in a file is run: the readers of 
 their list (test_sources.py, test_evaluate.py).
 """
 
+import bz2
 import contextlib
 import copy
 import functools
@@ -115,6 +116,17 @@ def zipped(folder):
 def annotations(folder):
     written = formats.write_tiny(folder, 1, classes=2)
     return written / "val" / "val_annotations.txt", lambda: data.load("TinyImageNet", folder)
+
+
+def rows_of_parquet(folder):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    import pyarrow
+
+    image, path = io.BytesIO(), folder / "train.parquet"
+    Image.effect_noise((8, 8), 50).save(image, "PNG")
+    parquet.write_table(pyarrow.table({"image": [image.getvalue()] * 10, "label": 5 * ["a", "b"]}), path,
+                        row_group_size=5)
+    return path, lambda: data.load("folder", folder, im_size=8)
 
 
 def picture(suffix):
@@ -245,7 +257,8 @@ READERS = {"idx images": idx, "idx labels": idx_labels, "mat": mat, "CIFAR-10 pi
            "CIFAR-100 pickle": cifar100, "zip": zipped, "annotations": annotations, "png": picture(".png"),
            **{kind: picture(f".{kind}") for kind in ("jpg", "gif", "bmp", "ppm", "tif", "webp")}, "pt": pt, "pkl": pkl,
            "npz": pair_of_arrays, "npy": array, "npz of data": own_arrays, "tinyimagenet.pt": tiny_tensors,
-           "checkpoint": state, "network": trained_network, "card": card, "budget.json": budget,
+           "checkpoint": state, "network": trained_network, "parquet": rows_of_parquet, "card": card,
+           "budget.json": budget,
            "options.json": of_a_run(run_files.options_path), "metrics.jsonl": of_a_run(run_files.metrics_path),
            "losses.jsonl": of_a_run(run_files.losses_path), "set of a run": of_a_run(run_files.set_path),
            "metrics.jsonl, drawn": of_a_run(run_files.metrics_path, show=True),
@@ -378,13 +391,48 @@ def test_a_zip_whose_entries_share_their_bytes(tmp_path):
     assert "more than 100 times as large" in measured(lambda: data.load("TinyImageNet", tmp_path))
 
 
-def test_many_pages_are_counted_at_once(tmp_path):
+ZEROS = 10**8
+PACKED = {"deflated": (zipfile.ZIP_DEFLATED, functools.cache(lambda: zlib.compress(bytes(ZEROS), wbits=-15))),
+          "bzip2": (zipfile.ZIP_BZIP2, functools.cache(lambda: bz2.compress(bytes(ZEROS))))}
+
+
+@pytest.mark.parametrize("kind", ["deflated", "bzip2"])
+@pytest.mark.parametrize("name", ["tiny-imagenet-200.zip", "set.pt", "set.npz"])
+def test_parts_of_a_zip_that_unfold_to_more_than_they_say(name, kind, tmp_path):
+    """100 bytes are said."""
+    entry = {"set.pt": "archive/data.pkl", "set.npz": "images.npy"}.get(name, "t/train/n00000000/images/a.png")
+    number, pack = PACKED[kind]
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:
+        archive.writestr(entry, pack())
+        archive.writestr("t/val/val_annotations.txt", "a.png\tn00000000\n")
+        archive.writestr("t/val/images/a.png", b"")
+        said = archive.getinfo(entry)
+        said.compress_type, said.file_size, said.CRC = number, 100, 0
+    content = bytearray((tmp_path / name).read_bytes())
+    content[8:10] = number.to_bytes(2, "little")  # also in the part's own header
+    (tmp_path / name).write_bytes(content)
+    with short_of_memory(ZEROS // 2), pytest.raises(UserError, match=r"Bad CRC-32|nor deflated|torch\.save packs none"):
+        data.load("TinyImageNet", tmp_path) if "tiny" in name else storage.load(tmp_path / name)
+
+
+def test_many_pages_are_not_counted(tmp_path):
+    """Which takes n * n steps in TIFF: each entry stands before the next one."""
+    tags = [(256, 3, 1), (257, 3, 1), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8), (278, 3, 1), (279, 4, 1)]
+    page = b"\10\0" + b"".join(struct.pack("<2H2I", tag, kind, 1, value) for tag, kind, value in tags)
+    pages = b"".join(page + struct.pack("<I", 16 + (k + 1) * (len(page) + 4)) for k in range(50_000))
+    (tmp_path / "a.tif").write_bytes(b"II*\0" + struct.pack("<I", 16) + bytes(8) + pages)
+    begun = time.process_time()
+    assert "has several pages" in measured(lambda: image_files.decode(image_files.Tree(tmp_path), ["a.tif"], 3, 8))
+    assert time.process_time() - begun < 2
+
+
+def test_many_frames_are_not_counted(tmp_path):
     content = io.BytesIO()
     Image.new("P", (1, 1)).save(content, "GIF")
     content = content.getvalue()
     (tmp_path / "a.gif").write_bytes(content[:-1] + 10**5 * content[content.index(b","):-1] + b";")
     tree = image_files.Tree(tmp_path)
-    assert "has 100001 pages or frames" in measured(lambda: image_files.decode(tree, ["a.gif"], 3, 8))
+    assert "has several pages or frames" in measured(lambda: image_files.decode(tree, ["a.gif"], 3, 8))
 
 
 @pytest.mark.parametrize("dtype, shape", [
@@ -415,12 +463,48 @@ def test_svhn_of_other_shapes(shape, label_count, tmp_path):
     measured(lambda: data.load("SVHN", tmp_path))
 
 
+def element(kind, content):
+    return struct.pack("<2I", kind, len(content)) + content + bytes(-len(content) % 8)
+
+
+def variable(name, flags, inside=b""):
+    """Of a .mat file, in one row and column; flags: its class, 9 for uint8 and 1 for a cell, and 0x800 for complex."""
+    parts = [element(6, struct.pack("<2I", flags, 0)), element(5, struct.pack("<2I", 1, 1)), element(1, name), inside]
+    return element(14, b"".join(parts))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", ["cells", "complex"])
+def test_svhn_of_nested_cells_or_complex_numbers(kind, packed, tmp_path):
+    """The former end the process within SciPy, the latter take 16 bytes a value."""
+    formats.write_svhn(tmp_path, 2)
+    head = b"".join(element(*part) for part in ((6, struct.pack("<2I", 1, 0)), (5, struct.pack("<2I", 1, 1)), (1, b"")))
+    depth = 100_000
+    cells = b"".join(struct.pack("<2I", 14, (depth - k) * (len(head) + 8) - 8) + head for k in range(depth))
+    labels = variable(b"y", 1, cells) if kind == "cells" else variable(b"y", 0x809, 2 * element(2, b"1"))
+    content = [variable(b"X", 9, element(2, b"1")), labels]
+    if packed:  # such an element is not filled up
+        content = [struct.pack("<2I", 15, len(part)) + part for part in map(zlib.compress, content)]
+    (tmp_path / "train_32x32.mat").write_bytes(b"MATLAB 5.0".ljust(124) + b"\0\1IM" + b"".join(content))
+    assert "no array of real numbers" in measured(lambda: data.load("SVHN", tmp_path))
+
+
+def test_what_torchvision_would_take_in_place_of_mnist_is_not_read(tmp_path):
+    idx(tmp_path)
+    before = data.load("MNIST", tmp_path).checksum()
+    (tmp_path / "MNIST" / "processed").mkdir()
+    for name in ("training.pt", "test.pt"):
+        torch.save((torch.zeros(10, 28, 28, dtype=torch.uint8), torch.arange(10)), tmp_path / "MNIST/processed" / name)
+    assert data.load("MNIST", tmp_path).checksum() == before
+
+
 @pytest.mark.parametrize("kind", [np.float64, np.int64, object])
 def test_svhn_of_other_types(kind, tmp_path):
     """Each value of which takes eight times what the file has for it."""
     formats.write_svhn(tmp_path, 2)
     scipy.io.savemat(tmp_path / "train_32x32.mat", {"X": np.zeros((32, 32, 3, 2), kind), "y": np.ones((2, 1))})
-    assert "not X and y" in measured(lambda: data.load("SVHN", tmp_path))
+    words = "no array of real numbers" if kind is object else "not X and y"
+    assert words in measured(lambda: data.load("SVHN", tmp_path))
 
 
 @pytest.mark.parametrize("meta", [

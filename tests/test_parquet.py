@@ -153,6 +153,32 @@ def test_files_that_do_not_go_together(tmp_path):
         data.load("folder", tmp_path / "damaged.parquet")
 
 
+@pytest.mark.parametrize("kind", ["rows", "labels"])
+def test_rows_and_labels_that_take_no_bytes(kind, tmp_path):
+    """Equal ones stand once in a file: a million images, or a thousand labels of a million letters."""
+    import pyarrow.parquet
+
+    rows, labels = {"rows": (10**6, ["a", "b"]), "labels": (1000, ["a" * 10**6, "b"])}[kind]
+
+    def repeated(values):
+        return pyarrow.DictionaryArray.from_arrays(pyarrow.array(np.arange(rows, dtype=np.int32) % len(values)), values)
+
+    table = pyarrow.table({"image": repeated([encoded(PICTURES[0])]), "label": repeated(labels)})
+    pyarrow.parquet.write_table(table, tmp_path / "train.parquet", compression="zstd", store_schema=False)
+    with pytest.raises(UserError, match="less than 16 bytes for each" if kind == "rows" else "longer than 1000"):
+        data.load("folder", tmp_path, im_size=8)
+
+
+def test_a_damaged_row_group_is_read_once(tmp_path, monkeypatch):
+    write(tmp_path / "train.parquet", PICTURES, LABELS, rows=6)
+    table = parquet.Table(tmp_path, parquet.files_in(tmp_path))
+    names, calls = [name for name, _ in table.listing().train], []
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "read_row_group", lambda *_: calls.append(1) and 1 / 0)
+    with pytest.raises(UserError, match="12 images are wrong"):
+        image_files.decode(table, names, 3, 8)
+    assert len(calls) == 2
+
+
 def test_bomb_and_missing_or_old_pyarrow(tmp_path, monkeypatch):
     write(tmp_path / "bomb" / "train.parquet", PICTURES, LABELS, zeros=pyarrow.array([bytes(2**20)] * 12),
           how={"compression": "zstd", "use_dictionary": False})

@@ -288,6 +288,27 @@ def test_damaged_network_is_refused(how, older, tmp_path):
     assert "\n" not in str(error.value) and not (tmp_path / "ran").exists()
 
 
+def forged_stage(**values):
+    return lambda content: content["stages"][-1].update(values)
+
+
+@pytest.mark.parametrize("forge", [
+    lambda content: content.update(stages=[]), lambda content: content.update(data=[1]),
+    lambda content: content["data"].update(model=5), lambda content: content.update(data={}), forged_stage(step="1"),
+    forged_stage(step=-1), lambda content: content["stages"][-1].pop("step"), forged_stage(weights={1: torch.zeros(1)}),
+    forged_stage(weights={"w": torch.zeros(1, dtype=torch.cfloat)}), forged_stage(weights={"w": torch.zeros(1).long()}),
+    forged_stage(accuracy=torch.ones(2)), lambda content: content.update(number="\x1b[2J")], ids=range(12))
+def test_forged_network_of_a_right_checksum_is_refused(forge, older, tmp_path):
+    shutil.copytree(older, tmp_path / "pool")
+    path = tmp_path / "pool" / "network_000.pt"
+    content = pretrained.read(path)
+    forge(content)
+    pretrained.write(path, content)
+    flags = ["--method", "FastBACON", *TINY, "--pool", tmp_path / "pool", "--save_path", tmp_path / "result"]
+    line, = call_script("BACON_digits.py", *flags, expect=2).stderr.splitlines()
+    assert "network_000.pt" in line
+
+
 def test_flipped_bytes_are_noticed_or_change_nothing(folder, tmp_path):
     """In a finished file at any place, and in a network that is half trained."""
     content, rng = (folder / "network_000.pt").read_bytes(), random.Random(0)

@@ -152,6 +152,13 @@ def test_evaluation_ends_with_publish(finished, tmp_path):
     assert not Path(f"/proc/{evaluation}").exists() and not (tmp_path / "to").exists()
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_page_that_never_ends_is_not_read(make, tmp_path):
+    make(tmp_path / "README.md")
+    line, = call_script("publish.py", "none.pt", "--to", tmp_path, expect=2).stderr.splitlines()
+    assert "README.md cannot be read (not a regular file)" in line
+
+
 def test_page_of_another_is_not_replaced(finished, tmp_path):
     (tmp_path / "README.md").write_text("# My project\n")
     done = call_script("publish.py", finished, "--to", tmp_path, *QUICK, expect=2)
@@ -161,7 +168,7 @@ def test_page_of_another_is_not_replaced(finished, tmp_path):
     (tmp_path / "README.md").unlink()
     (tmp_path / "README.md").mkdir()
     done = call_script("publish.py", finished, "--to", tmp_path, *QUICK, expect=2)
-    assert f"{tmp_path}/README.md cannot be read (Is a dir" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert f"{tmp_path}/README.md cannot be read (not a reg" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_sets_that_are_not_published(finished, tmp_path):

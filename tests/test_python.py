@@ -105,7 +105,9 @@ def test_what_distil_refuses(flags, named, tmp_path):
 def test_what_evaluate_refuses(distilled):
     images, labels = distilled.images, distilled.labels
     for pair, flags, named in (
-            ((images[:3], labels), {}, "(3, 1, 16, 16) with labels (40,)"), ((images, None), {}, "images, labels:"),
+            ((images[:3], labels), {}, "(3, 1, 16, 16) with labels (40,)"),
+            ((images.to(torch.uint16), labels), {}, "its images are torch.uint16"),
+            ((images, None), {}, "images, labels:"),
             ((distilled.pixels(), labels), {}, "say what they are with --pixels"),
             ((images, labels + 5), {}, "classes 5 to 14"),
             ((images, labels), {"synthetic": "a.pt"}, "unknown keyword synthetic"),

@@ -413,6 +413,10 @@ def forged_member(part, key, value):
     return change
 
 
+def forged_metrics(**values):
+    return lambda state: state["metrics"][0].update(values)
+
+
 def forged_last(**values):
     return lambda state: state["last"][0].update(values)
 
@@ -421,7 +425,9 @@ NAN, SHAPE = float("nan"), (10, 1, 1, 16, 16)
 FORGED = [
     {"experiment": "1"}, {"last": [{"images": 1}]}, {"metrics": None}, {"iteration": 99}, {"experiment": -1},
     {"seconds": NAN}, {"best": []}, {"distillation": {"images": torch.zeros(2)}}, {"metrics": [5]},
-    {"losses": [{"terms": torch.ones(2)}]}, {"metrics": [{1: 2}]},
+    {"losses": [{"terms": torch.ones(2)}]}, {"metrics": [{1: 2}]}, {"metrics": [{"x": 1}]}, {"losses": [{}]},
+    *(forged_metrics(**line) for line in ({"more": 1}, {"std": 2.0}, {"accuracies": []}, {"model": "other"},
+                                          {"iteration": 9}, {"experiment": -1})),
     lambda state: state["options"].update(seed=torch.zeros(2)), lambda state: state["options"].update({5: 5}),
     lambda state: state["distillation"]["pool"].update(members=[]),
     lambda state: state["distillation"]["pool"].update(created=-1),

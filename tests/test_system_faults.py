@@ -20,7 +20,7 @@ from test_resume import left
 
 FLAGS = [*TINY, "--num_eval", 1, "--checkpoint_minutes", 0, "--save_path", "result"]
 ERRORS = {"write": errno.ENOSPC, "fsync": errno.EIO, "create": errno.ENOSPC, "open": errno.EIO,
-          "unlink": errno.EROFS, "rename": errno.EROFS}
+          "unlink": errno.EROFS, "rename": errno.EROFS, "mkdir": errno.EACCES}
 MANY = 10**6  # calls, more than there are
 
 

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,7 +110,8 @@ def _tensor(part: Tensor | np.ndarray | list) -> Tensor:
 def _saved(images: Tensor | np.ndarray | list, labels: Tensor | np.ndarray | list) -> dict:
     """A set in memory as `storage.load` gives one of others; UserError where it is none."""
     try:
-        pair = [_tensor(part) for part in (images, labels)]
+        with warnings.catch_warnings(action="ignore"):  # of arrays that cannot be written to
+            pair = [_tensor(part) for part in (images, labels)]
         return storage.validated({"data": [pair]}, raw=True)
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"images, labels: not a set ({error})") from None

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .data import RealData
 from .data.class_order import listed
+from .data.image_files import FORMATS as PICTURES
 from .system import logs
 from .system.errors import UserError, reason, say
 
@@ -151,6 +152,8 @@ def pair(images, labels) -> Pair:
         images, said = images.permute(0, 3, 1, 2).contiguous(), f"{said}, channels last"
     shape = tuple(labels.shape)
     right = images.dim() == 4 and len(images) and labels.dim() in (1, 2) and len(labels) == len(images)
+    if images.dtype in (torch.uint16, torch.uint32, torch.uint64):  # of which torch has no minimum
+        raise ValueError(f"its images are {images.dtype}; save them as uint8 or float32")
     if not right or images.is_complex() or labels.is_complex() or labels.shape[1:] == (0,):
         raise ValueError(f"images {tuple(images.shape)} with labels {shape} of {labels.dtype}")
     if labels.dim() == 2 and shape[1] == 1:
@@ -276,7 +279,7 @@ def say_what_changes(path: Path, contents: Iterable[bytes], shape: tuple[int, in
     """A line with how many image files are brought to another size, or lose their colours, to be images of `shape`."""
     sizes, coloured = Counter(), 0
     for content in contents:
-        image = Image.open(io.BytesIO(content))
+        image = Image.open(io.BytesIO(content), formats=PICTURES)
         sizes[image.size] += image.size != (shape[2], shape[1])
         if shape[0] == 1 and image.mode not in ("1", "L", "LA", "I", "I;16", "F"):
             with logs.without_lines_of_libraries():  # libtiff's

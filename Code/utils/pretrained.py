@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .data import RealData
 from .draws import Draws, choose, generator
 from .networks import get_network
-from .networks.batches import BatchRunner, is_compiled, sgd
+from .networks.batches import BatchRunner, is_compiled, restore_momentum, sgd
 from .system import files, unpickle
 from .system.device import send
 from .system.errors import LacksMemory, UserError, memory_for, reason, say
@@ -71,7 +71,7 @@ def read(path: Path) -> dict:
         content = found["content"]
         if found["form"] != FORM or found["checksum"] != checksum(content):
             raise ValueError("its checksum does not match")
-        _check_content(content)
+        _check_content(content, finished=path.suffix == ".pt")
     except LacksMemory:
         raise
     except Exception as error:  # torch and pickle raise many kinds
@@ -83,13 +83,21 @@ def read(path: Path) -> dict:
     return content
 
 
-def _check_content(content: dict) -> None:
-    """ValueError, KeyError or TypeError where this is not what `write` is given."""
+def _check_content(content: dict, finished: bool) -> None:
+    """ValueError, KeyError, TypeError or AttributeError where this is not what `write` is given."""
     if missing := {"data", "training", "versions", "number", "done", "stages"} - content.keys():
         raise ValueError(f"it lacks {', '.join(sorted(missing))}")
-    for stage in content["stages"]:
-        if not all(tensor.isfinite().all() for tensor in stage["weights"].values()):
-            raise ValueError("its weights are not finite")
+    said, stages = content["data"], content["stages"]
+    counts = [content["number"], content["done"], *(stage["step"] for stage in stages)]
+    if type(stages) is not list or len(stages) < finished or not all(type(count) is int and count >= 0
+                                                                     for count in counts):
+        raise ValueError("its stages or counts are none")
+    if not isinstance(said.get("model", ""), str) or not isinstance(content["training"], dict):
+        raise ValueError("what it says of itself is damaged")
+    for stage in stages:
+        if not all(type(name) is str and tensor.is_floating_point() and tensor.isfinite().all()
+                   for name, tensor in stage["weights"].items()):
+            raise ValueError("its weights are not finite, or no numbers of a network")
         if not 0 <= stage["accuracy"] <= 100:
             raise ValueError("its accuracy is no percentage")
 
@@ -169,10 +177,16 @@ class Training:
             self._keep_stage()
 
     def _restore(self, kept: dict) -> None:
-        self.network.load_state_dict(kept["network"])
-        self.optimizer.load_state_dict(kept["optimizer"])
-        self.stages, self.done = kept["stages"], kept["done"]
-        self.right.extend(torch.tensor(value) for value in kept["right"])
+        try:
+            self.network.load_state_dict(kept["network"])
+            restore_momentum(self.optimizer, kept["optimizer"])
+            self.stages, self.done = kept["stages"], kept["done"]
+            self.right.extend(torch.tensor(min(self.batch, int(value))) for value in kept["right"])
+            if [stage["step"] for stage in self.stages] != [k for k in self.options.stages if k <= self.done]:
+                raise ValueError("its stages are not those of its steps")
+        except Exception as error:  # of a forged file, whose checksum is right
+            raise UserError(f"{_partial(self.path)}: does not fit this training ({reason(error)}); remove it and start "
+                            "again") from None
 
     def run(self) -> None:
         """Trains to the end, keeps it every KEPT_EVERY steps, and writes the finished network."""
@@ -274,7 +288,7 @@ def names_for(options, begun: dict | None) -> list[str]:
 
 def model_of(folder: Path) -> str:
     """The --model that a folder's networks are of."""
-    return read(_paths(folder)[0])["data"]["model"]
+    return read(_paths(folder)[0])["data"].get("model", "of an unknown kind")
 
 
 @dataclass

@@ -13,6 +13,7 @@ from . import augment, checkpoint, evaluation, pretrained, storage
 from .data import RealData
 from .run_files import (
     best_path,
+    check_metrics,
     circumstances,
     losses_path,
     metrics_path,
@@ -95,6 +96,7 @@ class Record:
                 self.last, self.best = ([self._restored(entry) for entry in state[kind]] for kind in ("last", "best"))
                 if self.last:
                     storage.validated(self.saved())
+                self._check_lines(state["metrics"], state["losses"])
             self.metrics, self.losses = state["metrics"], state["losses"]
             checkpoint.settle(self.folder)
             say(f"resumed: {state['experiment']} of {self.options.num_exp} experiments are finished, the next is at "
@@ -112,6 +114,23 @@ class Record:
             self._save_sets()
         if self.options.tensorboard:
             self._begin_tensorboard()
+
+    def _check_lines(self, metrics: list[dict], losses: list[dict]) -> None:
+        """ValueError, KeyError or TypeError where these are not the metrics and losses of this run."""
+        check_metrics(metrics)
+        options, means = self.options, ("mean", "std", "best_mean")
+        right = all(type(count) is int and 0 <= count <= most for line in metrics + losses for count, most in (
+            (line["experiment"], options.num_exp), (line["iteration"], options.Iteration)))
+        for line in metrics:
+            known = {"experiment", "iteration", "model", "accuracies", "best_iteration", "seconds", "peak_gb", *means}
+            right &= (line.keys() == known and line["model"] in self.models
+                      and all(type(line[name]) is float and 0 <= line[name] <= 1 for name in means)
+                      and len(line["accuracies"]) == options.num_eval and isinstance(line["peak_gb"], float | None))
+        for line in losses:
+            right &= line.keys() == {"experiment", "iteration", "terms"} and all(
+                type(name) is str and type(value) is float for name, value in line["terms"].items())
+        if not right:
+            raise ValueError("its metrics or losses are not of this run")
 
     def _restored(self, entry: dict) -> EvaluatedSet:
         """An evaluated set of a checkpoint; ValueError where it is none of this run."""

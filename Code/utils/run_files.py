@@ -73,6 +73,12 @@ def losses_path(folder: Path) -> Path:
 def read_metrics(folder: Path) -> list[dict]:
     """The lines of metrics.jsonl; KeyError, TypeError or ValueError where they are not as a run writes them."""
     lines = files.read_json_lines(metrics_path(folder))
+    check_metrics(lines)
+    return lines
+
+
+def check_metrics(lines: list[dict]) -> None:
+    """KeyError, TypeError or ValueError where lines of metrics.jsonl are not as a run writes them."""
     for line in lines:
         counts = [line["experiment"], line["iteration"], line["best_iteration"]]
         numbers = [line["seconds"], *line["accuracies"]]
@@ -80,7 +86,6 @@ def read_metrics(folder: Path) -> list[dict]:
                 and all(type(number) is float and 0 <= number < math.inf for number in numbers)
                 and max(line["accuracies"]) <= 1 and type(line["model"]) is str):
             raise ValueError("a line of its metrics.jsonl has values that no run writes")
-    return lines
 
 
 def is_finished(iterations: list[int], options: dict) -> bool:

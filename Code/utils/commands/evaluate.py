@@ -208,6 +208,9 @@ class Evaluator:
         self.options, self.data, self.lacks = options, data, lacks
         self.results: list[dict] = []
         self.results_path = options.save_path and files.make_folder(options.save_path) / "evaluate.jsonl"
+        if self.results_path and os.path.lexists(self.results_path):  # what cannot be is found before the work
+            with files.writing(self.results_path), files.open_to_append(self.results_path):
+                pass
 
     def add(self, trained_on: str, model: str, count: int, make: Callable[[int], tuple[Tensor, Tensor]],
             **changes) -> float:

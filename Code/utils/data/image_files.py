@@ -34,7 +34,7 @@ LEFT_BY_SYSTEMS = {"Thumbs.db", "desktop.ini", "Icon\r", "ehthumbs.db", "__MACOS
                    "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 TENSORS = (".pt", ".pth", ".npy", ".npz", ".pkl")  # which may be labels, wherever they lie
 DECODED = "on white"  # how; a cache of pixels that were decoded otherwise is made anew
-SAID = 10  # of files that are wrong, the first ones are named
+SAID, MOST_SAID = 10, 80  # of files that are wrong, the first ones are named, with so many letters each
 FILES_PER_WORKER = 1000  # a decoding process costs as much as decoding about this many small images
 READ_ONLY = contextvars.ContextVar("READ_ONLY", default=False)  # whether the folder of the data is another's
 MOST_FILE_BYTES, MOST_PIXELS = 2**28, 50_000_000  # of one file, before it is decoded
@@ -83,9 +83,9 @@ class Tree:
     def _zip_stamps(self) -> dict[str, tuple]:
         try:
             with zipfile.ZipFile(self.root) as archive:
-                entries = archive.infolist()
+                entries = files.zip_entries(archive)
         except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(f"{self.root}: not a readable zip ({reason(error)}); download it again") from None
+            raise UserError(f"{self.root}: not a readable zip ({reason(error)}); download or pack it again") from None
         if sum(entry.file_size for entry in entries) > max(MOST_COMPRESSED * self.root.stat().st_size, MOST_FILE_BYTES):
             raise UserError(f"{self.root}: its files are more than {MOST_COMPRESSED} times as large as it; download it "
                             "again")
@@ -107,7 +107,7 @@ class Tree:
                 return file.read(MOST_FILE_BYTES)
         if self._zip is None:
             self._zip = zipfile.ZipFile(self.root)
-        return self._zip.read(self._members[name])
+        return files.unzip(self._zip, self._zip.getinfo(self._members[name]))
 
     def close(self) -> None:
         """Before other processes take it: each is to open the zip for itself, or they move each other's position."""
@@ -409,7 +409,7 @@ def decode(tree: Tree, names: list[str], channels: int, size: int) -> Tensor:
             done += len(images)
             progress.update(steps=len(images))
     if len(wrong) > 1:
-        shown = ", ".join(problem.split(";")[0] for problem in wrong[:SAID])
+        shown = ", ".join(problem.split(";")[0][:MOST_SAID] for problem in wrong[:SAID])
         raise UserError(f"{len(wrong)} images are wrong: {shown}{', ...' if len(wrong) > SAID else ''}; replace or "
                         "remove them")
     if wrong:

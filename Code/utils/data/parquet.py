@@ -1,5 +1,7 @@
 """Parquet files as Hugging Face stores image data sets: encoded images, labels, and the names of the classes."""
 
+import bisect
+import itertools
 import json
 import os
 import re
@@ -15,6 +17,8 @@ OLDEST = 15  # the first version of pyarrow in which reading a file cannot run c
 # Which part of a data set the words in a file's name, or in that of its folder, stand for.
 WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
          "validation": VALIDATION, "valid": VALIDATION, "val": VALIDATION, "dev": VALIDATION}
+LEAST_BYTES, LEAST_ROWS = 16, 4096  # of a file for each row, beyond so many; equal images and labels take none
+LONGEST = 1000  # bytes of a label
 IMAGE, LABEL = ("image", "img"), ("label", "fine_label")  # what the columns are called, where there are several
 
 
@@ -48,17 +52,20 @@ class Table:
         self.stamps = {}  # row -> what tells that it is the same
         self._values = {}  # file -> where the encoded images are in that column
         self._places = {}  # row -> file and its number there
+        self._opened = None  # the file that was read last, and where its row groups start
         self._group = self._rows = None  # the row group that was read last: its file and rows, and its images
 
     def close(self) -> None:
         """Before other processes take it."""
-        self._group = self._rows = None
+        self._opened = self._group = self._rows = None
 
     def read(self, name: str) -> bytes:
         """The encoded image of a row."""
         file, row = self._places[name]
         if self._group is None or self._group[0] != file or row not in self._group[1]:
             self._read_group(file, row)
+        if self._rows is None:
+            raise ValueError("its row group is damaged")
         content = self._rows[row - self._group[1].start].as_py()
         content = content.get("bytes") if isinstance(content, dict) else content
         if not content:
@@ -66,13 +73,14 @@ class Table:
         return content
 
     def _read_group(self, file: str, row: int) -> None:
-        opened, start = _open(self.folder / file, self._values[file]), 0
-        for k in range(opened.num_row_groups):
-            rows = range(start, start + opened.metadata.row_group(k).num_rows)
-            if row in rows:
-                self._rows = opened.read_row_group(k, [self.column[file]])[self.column[file]]
-                self._group = file, rows
-            start = rows.stop
+        if self._opened is None or self._opened[0] != file:
+            opened = _open(self.folder / file, self._values[file])
+            self._opened = file, opened, [0, *itertools.accumulate(
+                opened.metadata.row_group(k).num_rows for k in range(opened.num_row_groups))]
+        _, opened, starts = self._opened
+        k = bisect.bisect_right(starts, row) - 1
+        self._group, self._rows = (file, range(starts[k], starts[k + 1])), None  # one that is damaged is read once
+        self._rows = opened.read_row_group(k, [self.column[file]])[self.column[file]]
 
     def listing(self) -> Listing:
         """Which rows make up the data set; says what is left out."""
@@ -125,7 +133,7 @@ class Table:
         self.column[name], label = _columns(name, opened.schema_arrow, features)
         struct = opened.schema_arrow.field(self.column[name]).type.num_fields
         self._values[name] = f"{self.column[name]}.bytes" if struct else self.column[name]
-        labels = opened.read([label])[label].to_pylist()
+        labels = _labels(self.folder / name, label)
         odd = next((k for k, value in enumerate(labels) if not isinstance(value, int | str)), None)
         if odd is not None:
             raise UserError(f"{name}, row {odd}: its {label} is {labels[odd]!r}, no label; remove the row")
@@ -184,15 +192,34 @@ def _open(path: Path, images: str = ""):
     try:
         files.open_regular(path).close()
         opened = pyarrow.parquet.ParquetFile(path, read_dictionary=[images] if images else None)
-        groups = (opened.metadata.row_group(k) for k in range(opened.num_row_groups))
+        groups = [opened.metadata.row_group(k) for k in range(opened.num_row_groups)]
         unfolded, size = sum(group.total_byte_size for group in groups), path.stat().st_size
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; name a Parquet file or a folder") from None
     except Exception as error:  # pyarrow raises many kinds
         raise UserError(f"{path.name}: not a readable Parquet file ({reason(error)}); bring it whole") from None
+    if sum(group.num_rows for group in groups) > max(LEAST_ROWS, size // LEAST_BYTES):
+        raise UserError(f"{path.name}: it has less than {LEAST_BYTES} bytes for each of its rows, which no images have")
     if unfolded > max(MOST_COMPRESSED * size, 2**20):
         raise UserError(f"{path.name}: its content is more than {MOST_COMPRESSED} times the size of the file")
     return opened
+
+
+def _labels(path: Path, column: str) -> list:
+    """The labels of a file; UserError where they are damaged, or longer than a name, which a file can repeat."""
+    import pyarrow.compute
+
+    try:
+        labels = _open(path, column).read([column])[column]  # each text once
+        for chunk in labels.chunks:
+            texts = getattr(chunk, "dictionary", None)
+            if texts is not None and (pyarrow.compute.max(pyarrow.compute.binary_length(texts)).as_py() or 0) > LONGEST:
+                raise ValueError(f"a label is longer than {LONGEST} letters")
+        return labels.to_pylist()
+    except UserError:
+        raise
+    except Exception as error:  # pyarrow raises many kinds
+        raise UserError(f"{path.name}: its {column} cannot be read ({reason(error)}); bring it whole") from None
 
 
 def _features(opened) -> dict[str, dict]:

@@ -8,6 +8,8 @@ import io
 import math
 import os
 import re
+import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +32,7 @@ RETURNED = ("Arrays of uint8 images (N, C, H, W) with int64 labels (N,), for tra
             "the classes")
 MOST_LETTERS = 60  # of the name of one's own data
 SVHN_MOST = 100_000  # images; published are 73,257 for training
+COMPRESSED, NUMBERS, COMPLEX = 15, range(6, 16), 0x800  # in .mat: the type of an element, classes of arrays, a flag
 
 
 @contextlib.contextmanager
@@ -268,17 +271,19 @@ def say_untested(arrays: Arrays) -> None:
 
 def _grey(name: str, mean: float, std: float) -> Source:
     """MNIST and Fashion-MNIST: four idx files."""
-    def dataset(root: Path, **more):
-        from torchvision import datasets
-        return getattr(datasets, name)(root, **more)
-
     def read(root: Path, size: int) -> Arrays:
-        train, test = dataset(root, train=True), dataset(root, train=False)
-        return Arrays(train.data.unsqueeze(1), train.targets, test.data.unsqueeze(1), test.targets, train.classes)
+        from torchvision.datasets import mnist
+        readers = 2 * [mnist.read_image_file, mnist.read_label_file]  # the data set itself would take other files, too
+        train, labels, test, test_labels = (one(str(root / file)) for one, file in zip(readers, files, strict=True))
+        return Arrays(train.unsqueeze(1), labels, test.unsqueeze(1), test_labels, getattr(mnist, name).classes)
+
+    def download(root: Path):
+        from torchvision import datasets
+        return getattr(datasets, name)(root, download=True)
 
     files = [f"{name}/raw/{part}-ubyte" for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3",
                                                      "t10k-labels-idx1")]
-    return Source((mean,), (std,), 28, read, tuple(files), lambda root: dataset(root, download=True))
+    return Source((mean,), (std,), 28, read, tuple(files), download)
 
 
 def _cifar(name: str, folder: str, train_files: list[str], test_files: list[str], names_file: str, names_key: str,
@@ -315,6 +320,7 @@ def _read_svhn(root: Path, size: int) -> Arrays:
 
     def images_and_labels(part: str) -> tuple[Tensor, Tensor]:
         path = root / f"{part}_32x32.mat"
+        _refuse_other_variables(path)
         found = scipy.io.whosmat(path)  # which reads no more than names, shapes and types
         if sorted(name for name, *_ in found) != ["X", "y"] or not all(
                 0 < math.prod(shape) <= SVHN_MOST * (32 * 32 * 3 if name == "X" else 1)
@@ -328,6 +334,26 @@ def _read_svhn(root: Path, size: int) -> Arrays:
         return torch.from_numpy(images), torch.from_numpy(labels % 10).long()
 
     return Arrays(*images_and_labels("train"), *images_and_labels("test"), [str(digit) for digit in range(10)])
+
+
+def _refuse_other_variables(path: Path) -> None:
+    """ValueError where a .mat file, of version 5, has more than arrays of real numbers.
+
+    SciPy does not tell complex ones, of 16 bytes a value, beforehand, and cells within cells end the process.
+    """
+    with files.open_regular(path) as file:
+        head = file.read(128)
+        if 0 in head[:4]:
+            raise ValueError(f"{path.name} is not of version 5")
+        order = "<" if head[126:] == b"IM" else ">"
+        while tag := file.read(8):
+            kind, size = struct.unpack(f"{order}2I", tag)
+            following = file.tell() + size
+            start = zlib.decompressobj().decompress(file.read(1024), 24) if kind == COMPRESSED else tag + file.read(16)
+            flags, = struct.unpack_from(f"{order}I", start, 16)
+            if flags & 255 not in NUMBERS or flags & COMPLEX:
+                raise ValueError(f"{path.name} has a variable that is no array of real numbers")
+            file.seek(following)
 
 
 def _download_svhn(root: Path):

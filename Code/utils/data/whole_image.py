@@ -16,9 +16,8 @@ def as_pixels(image: Image.Image, content: bytes, mode: str) -> Image.Image:
     """
     if bits(image, content) > 8 or image.mode.startswith(("I", "F")):
         raise NotWhole("has more than 8 bits a channel; convert it to 8")
-    pages = getattr(image, "n_frames", 1)
-    if pages > 1 and image.format != "MPO":
-        raise NotWhole(f"has {pages} pages or frames; save each as a file of its own")
+    if getattr(image, "is_animated", False) and image.format != "MPO":  # counting n pages of TIFF takes n * n steps
+        raise NotWhole("has several pages or frames; save each as a file of its own")
     image = ImageOps.exif_transpose(image)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")

@@ -11,6 +11,7 @@ import os
 import secrets
 import stat
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -196,6 +197,20 @@ def _open_regular(path: str, flags: int) -> int:
         os.close(handle)
         raise OSError(errno.ENODEV, "not a regular file", path)
     return handle
+
+
+def zip_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """What is in a zip; BadZipFile where a part is packed so that Python unpacks all of it at once, whatever its size.
+    """
+    if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in archive.infolist()):
+        raise zipfile.BadZipFile("a part of it is neither stored nor deflated")
+    return archive.infolist()
+
+
+def unzip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """A part of a zip, of the size that the zip says, whatever it would unfold to; BadZipFile where it is damaged."""
+    with archive.open(entry) as file:
+        return file.read(entry.file_size)
 
 
 def read_text(path: Path) -> str:

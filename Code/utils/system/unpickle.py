@@ -325,8 +325,8 @@ def _checked_size(file: BinaryIO) -> int:
     if file.read(4) == b"PK\3\4":
         with zipfile.ZipFile(file) as archive:
             parts = {entry.filename.lower().partition("/")[2]: entry.file_size for entry in archive.infolist()}
-            if sum(parts.values()) > size:
-                raise pickle.UnpicklingError("its parts are larger than the file; torch.save compresses nothing")
+            if any(entry.compress_type for entry in archive.infolist()) or sum(parts.values()) > size:
+                raise pickle.UnpicklingError("its parts are larger than the file, or packed as torch.save packs none")
             if len(parts) < len(archive.infolist()):
                 raise pickle.UnpicklingError("two of its parts have one name")
             written, = (entry for entry in archive.infolist() if entry.filename.partition("/")[2] == "data.pkl")
