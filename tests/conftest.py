@@ -18,6 +18,7 @@ from utils.data import RealData, load
 if not os.environ.get("BACON_TEST_GPU"):  # tests are of the CPU, but for one in test_gpu.py
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a run leaves it alone under nohup, and so would those of the tests
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell turns off for what it starts with &
 torch.set_num_threads(1)  # two test processes share two cores
 os.environ["OMP_NUM_THREADS"] = "1"
 

@@ -89,7 +89,7 @@ def test_compiled_evaluation_has_the_accuracy_of_the_literal_protocol(digits, ma
                                            "--precision", precision)
     stored = initial_images(data, Draws(0), 10, aug=True).flatten(0, 1)
     images, labels = storage.expand(stored, torch.arange(10).repeat_interleave(10), 2)
-    literal, ours, runner = [], [], BatchRunner(CPU, options.precision, False)
+    literal, ours, runner = [], [], BatchRunner(CPU, options.precision, True)
     for seed in range(10):
         network, other = (get_network(model, 1, 10, 16, seed=seed) for _ in range(2))
         evaluate_synset(network, images, labels, options, generator(seed))
