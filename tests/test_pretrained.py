@@ -13,7 +13,7 @@ import children
 from conftest import ROOT, SHORT, TINY, call_script
 from formats import Payload
 from test_distributed import start_ranks
-from utils import checkpoint, methods, networks, options, pretrained, storage
+from utils import checkpoint, defaults, methods, networks, options, pretrained, storage
 from utils.data import load
 from utils.distill import Distillation
 from utils.reference import PretrainedLoop
@@ -390,13 +390,16 @@ def test_fast_bacon_is_bacon_with_its_recipe(older, tmp_path):
     """The same images, to the bit, as BACON with the flags of the recipe; a flag that is given comes before it."""
     shared = ["--pool", older, *TINY, "--num_eval", 1, "--Iteration", 3, "--save_path", tmp_path]
     call_script("BACON_digits.py", "--method", "FastBACON", *shared)
-    recipe = methods.METHODS["FastBACON"].recipe | {"Iteration": 3, "dsa_strategy": "color_crop_cutout_scale_rotate"}
+    recipe = methods.METHODS["FastBACON"].recipe | {"Iteration": 3, "syn_ce": False,
+                                                    "dsa_strategy": "color_crop_cutout_scale_rotate"}
     flags = [word for name, value in recipe.items()
              for word in ([f"--{'no_' * (not value)}{name}"] if isinstance(value, bool) else [f"--{name}", value])]
     call_script("BACON_digits.py", "--method", "BACON", *shared, *flags)
     fast, flagged = (storage.load(tmp_path / f"res_{method}_digits_ConvNetW32_1ipc.pt")
                      for method in ("FastBACON", "BACON"))
     assert torch.equal(fast["data"][0][0], flagged["data"][0][0]) and fast["meta"]["options"]["sigma"] == "std"
+    photos = options.parse_options("", ["--method", "FastBACON", "--pool", str(older)], **defaults.of("CIFAR10"))
+    assert photos.syn_ce and photos.ce_weight == 0.5 and "flip" in photos.dsa_strategy
     assert fast["meta"]["method"] == "FastBACON" and fast["meta"]["iteration"] == [3]
 
 
