@@ -13,7 +13,8 @@ import children
 from conftest import ROOT, SHORT, TINY, call_script
 from formats import Payload
 from test_distributed import start_ranks
-from utils import checkpoint, defaults, methods, networks, options, pretrained, storage
+from utils import checkpoint, experiment, methods, networks, options, pretrained, storage
+from utils.commands import compare
 from utils.data import load
 from utils.distill import Distillation
 from utils.reference import PretrainedLoop
@@ -390,17 +391,29 @@ def test_fast_bacon_is_bacon_with_its_recipe(older, tmp_path):
     """The same images, to the bit, as BACON with the flags of the recipe; a flag that is given comes before it."""
     shared = ["--pool", older, *TINY, "--num_eval", 1, "--Iteration", 3, "--save_path", tmp_path]
     call_script("BACON_digits.py", "--method", "FastBACON", *shared)
-    recipe = methods.METHODS["FastBACON"].recipe | {"Iteration": 3, "syn_ce": False,
-                                                    "dsa_strategy": "color_crop_cutout_scale_rotate"}
+    recipe = methods.METHODS["FastBACON"].on("digits").recipe | {"Iteration": 3}
     flags = [word for name, value in recipe.items()
              for word in ([f"--{'no_' * (not value)}{name}"] if isinstance(value, bool) else [f"--{name}", value])]
     call_script("BACON_digits.py", "--method", "BACON", *shared, *flags)
     fast, flagged = (storage.load(tmp_path / f"res_{method}_digits_ConvNetW32_1ipc.pt")
                      for method in ("FastBACON", "BACON"))
     assert torch.equal(fast["data"][0][0], flagged["data"][0][0]) and fast["meta"]["options"]["sigma"] == "std"
-    photos = options.parse_options("", ["--method", "FastBACON", "--pool", str(older)], **defaults.of("CIFAR10"))
-    assert photos.syn_ce and photos.ce_weight == 0.5 and "flip" in photos.dsa_strategy
     assert fast["meta"]["method"] == "FastBACON" and fast["meta"]["iteration"] == [3]
+
+
+@pytest.mark.parametrize("script, ce, mirrored", [("mnist", False, False), ("f_mnist", False, True),
+                                                  ("SVHN", True, False), ("cifar10", True, True)])
+def test_fast_bacon_on_a_data_set(script, ce, mirrored, older, monkeypatch):
+    """As its entry script and compare.py take it, if no flag says otherwise."""
+    monkeypatch.setattr(experiment, "run", lambda options: found.append(options))
+    found, flags = [], ["--method", "FastBACON", "--pool", older, "--ipc", 10]
+    call_script(f"BACON_{script}.py", *flags)
+    call_script(f"BACON_{script}.py", *flags, "--dsa_strategy", "crop", "--no_syn_ce" if ce else "--syn_ce")
+    shared = options.parse_options("", ["--pool", str(older)], dataset=found[0].dataset)
+    del shared.method, shared.ipc, shared.seed
+    found.append(compare.cell("FastBACON", 10, 0, shared))
+    assert [one.syn_ce for one in found] == [ce, not ce, ce]
+    assert ["flip" in one.dsa_strategy for one in found] == [mirrored, False, mirrored]
 
 
 def test_fast_bacon_wants_networks():

@@ -21,13 +21,7 @@ DIGITS = {
     "trained_bs": 64,
 }
 BY_DATASET = {"digits": DIGITS, "CIFAR10": {"ipc1_real": 2560}, "folder": {"ipc": 1}}
-# A mirrored digit is no digit. As published, BACON mirrors them all the same.
-_NO_FLIP = {"dsa_strategy": "color_crop_cutout_scale_rotate"}
-# Cross-entropy holds back images of grey data sets and helps those of CIFAR-10: docs/pretrained.md.
-_NO_CE = {"syn_ce": False}
-_FAST_BACON = {"MNIST": _NO_FLIP | _NO_CE, "FashionMNIST": _NO_CE, "digits": _NO_FLIP | _NO_CE, "SVHN": _NO_FLIP}
-BY_METHOD = {"CIFAR10": {"BACON": {"num_eval": 1}},
-             **{dataset: {"FastBACON": chosen} for dataset, chosen in _FAST_BACON.items()}}
+BY_METHOD = {"CIFAR10": {"BACON": {"num_eval": 1}}}
 
 
 def of(dataset: str) -> dict:

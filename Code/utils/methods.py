@@ -6,7 +6,7 @@ One engine runs them all; this table is what tells them apart.
 import contextlib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -24,6 +24,7 @@ class Method:
     select: function of (features (n, D), count, seed) -> positions of `count` real images of a class;
         None: the images start from what --init says.
     recipe: options that make the method what it is, over an entry script's defaults.
+    recipe_on: more of the recipe on single data sets, by their names.
     defaults: other defaults of its published script, under an entry script's.
     needs_pool: it is meant for networks trained beforehand, so --pool must name them.
     A flag that is given comes before recipe and defaults.
@@ -32,8 +33,13 @@ class Method:
     objective: Callable | None = None
     select: Callable | None = None
     recipe: dict = field(default_factory=dict)
+    recipe_on: dict[str, dict] = field(default_factory=dict)
     defaults: dict = field(default_factory=dict)
     needs_pool: bool = False
+
+    def on(self, dataset: str) -> "Method":
+        """The method with the recipe that it has on a data set."""
+        return replace(self, recipe=self.recipe | self.recipe_on.get(dataset, {}))
 
 
 def bacon(z_syn: Tensor, z_real: Tensor, options) -> dict[str, Tensor]:
@@ -68,13 +74,15 @@ _RANDOM = {"Iteration": 0, "init": "real", "aug": False, "ipc1_real": 0}
 _SELECTION = {**_RANDOM, "net_start": 1, "fetch_net_num": 1, "model_train_steps": 2000, "net_decay": True,
               "embed_last": 1000}
 
-# BACON's objective on networks trained beforehand, with what gave most in docs/pretrained.md, chosen on --validation.
-# Some data sets want it otherwise: defaults.py.
+# BACON's objective on networks trained beforehand, with what gave most in docs/pretrained.md, chosen on --validation:
+# cross-entropy helps on CIFAR-10 and holds back images of grey data sets, and a mirrored digit is no digit.
+_NO_CE, _NO_FLIP = {"syn_ce": False}, {"dsa_strategy": "color_crop_cutout_scale_rotate"}
 _FAST_BACON = Method(
     bacon, needs_pool=True,
-    recipe={"aug": True, "lr_img": 0.2, "embed_last": 1000, "train_net_num": 1, "net_decay": True, "sigma": "std",
-            "Iteration": 300, "ipc1_real": 0},
-    defaults={"model": "ConvNet", "syn_ce": True, "ce_weight": 0.5})
+    recipe={"aug": True, "lr_img": 0.2, "embed_last": 1000, "syn_ce": True, "ce_weight": 0.5, "train_net_num": 1,
+            "net_decay": True, "sigma": "std", "Iteration": 300, "ipc1_real": 0},
+    recipe_on={"MNIST": _NO_CE | _NO_FLIP, "digits": _NO_CE | _NO_FLIP, "FashionMNIST": _NO_CE, "SVHN": _NO_FLIP},
+    defaults={"model": "ConvNet"})
 
 METHODS = {
     "BACON": Method(bacon),

@@ -273,8 +273,8 @@ def parse_options(description: str, arguments: list[str] | None = None,
     parser = build_parser(description, of_script)
     add_flags(parser)
     known = vars(parser.parse_args([])).keys()
-    name = _method_named(parser, arguments)
-    method = methods.find(name)
+    name, dataset = _method_and_dataset(parser, arguments)
+    method = methods.find(name).on(dataset)
     unknown = (method.defaults | method.recipe).keys() - known
     if unknown:
         parser.error(f"--method {name}: unknown in its recipe: {', '.join(sorted(unknown))}")
@@ -318,12 +318,15 @@ def published_options(method: str, dataset: str, ipc: int) -> argparse.Namespace
     return parse_options("", ["--published", "--method", method, "--dataset", dataset, "--ipc", str(ipc)])
 
 
-def _method_named(parser: Parser, arguments: list[str] | None) -> str:
-    """What --method says, before all else is parsed, because the other defaults (and --help) depend on it."""
+def _method_and_dataset(parser: Parser, arguments: list[str] | None) -> tuple[str, str]:
+    """What --method and --dataset say, before all else is parsed: the other defaults (and --help) depend on them."""
     first = Parser(prog=parser.prog, add_help=False, allow_abbrev=False)
     known = accepted_by(methods.find, methods.METHODS)
     first.add_argument("--method", type=known, default=parser.get_default("method"))
-    return first.parse_known_args(arguments)[0].method
+    add_data(first)
+    first.set_defaults(dataset=parser.get_default("dataset"))
+    found = first.parse_known_args(arguments)[0]
+    return found.method, found.dataset
 
 
 def replaced(options: argparse.Namespace, **changes) -> argparse.Namespace:
