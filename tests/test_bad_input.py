@@ -19,7 +19,7 @@ def test_truncated_data_is_one_line(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     error, = call_script("BACON_mnist.py", "--data_path", tmp_path, "--save_path", tmp_path / "result",
                          expect=2).stderr.splitlines()
-    assert str(tmp_path) in error and path.name in error and "delete those that are damaged" in error
+    assert str(tmp_path) in error and path.name in error and "delete those files that are damaged" in error
     assert not (tmp_path / "result").exists()
 
 
