@@ -273,8 +273,8 @@ def parse_options(description: str, arguments: list[str] | None = None,
     parser = build_parser(description, of_script)
     add_flags(parser)
     known = vars(parser.parse_args([])).keys()
-    name, dataset = _method_and_dataset(parser, arguments)
-    method = methods.find(name).on(dataset)
+    first = _said_first(parser, arguments, method=parser.get_default("method"), dataset=parser.get_default("dataset"))
+    name, method = first.method, methods.find(first.method).on(first.dataset)
     unknown = (method.defaults | method.recipe).keys() - known
     if unknown:
         parser.error(f"--method {name}: unknown in its recipe: {', '.join(sorted(unknown))}")
@@ -292,10 +292,7 @@ def parse_options(description: str, arguments: list[str] | None = None,
 
 def parse_any(description: str, arguments: list[str] | None = None) -> argparse.Namespace:
     """As `parse_options`, with the defaults of the script of the data set that --dataset names. It has to be there."""
-    first = Parser(add_help=False, allow_abbrev=False)
-    add_data(first)
-    first.set_defaults(dataset=None)
-    dataset = first.parse_known_args(arguments)[0].dataset
+    dataset = _said_first(Parser(), arguments, dataset=None).dataset
     options = parse_options(description, arguments, **defaults.of(dataset) if dataset else {})  # which may be --help
     if dataset is None:
         raise UserError(f"--dataset: name one of {', '.join(sources.SOURCES)}")
@@ -318,15 +315,13 @@ def published_options(method: str, dataset: str, ipc: int) -> argparse.Namespace
     return parse_options("", ["--published", "--method", method, "--dataset", dataset, "--ipc", str(ipc)])
 
 
-def _method_and_dataset(parser: Parser, arguments: list[str] | None) -> tuple[str, str]:
+def _said_first(parser: Parser, arguments: list[str] | None, **defaults) -> argparse.Namespace:
     """What --method and --dataset say, before all else is parsed: the other defaults (and --help) depend on them."""
     first = Parser(prog=parser.prog, add_help=False, allow_abbrev=False)
-    known = accepted_by(methods.find, methods.METHODS)
-    first.add_argument("--method", type=known, default=parser.get_default("method"))
+    first.add_argument("--method", type=accepted_by(methods.find, methods.METHODS))
     add_data(first)
-    first.set_defaults(dataset=parser.get_default("dataset"))
-    found = first.parse_known_args(arguments)[0]
-    return found.method, found.dataset
+    first.set_defaults(**defaults)
+    return first.parse_known_args(arguments)[0]
 
 
 def replaced(options: argparse.Namespace, **changes) -> argparse.Namespace:

@@ -200,8 +200,7 @@ def _open_regular(path: str, flags: int) -> int:
 
 
 def zip_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    """What is in a zip; BadZipFile where a part is packed so that Python unpacks all of it at once, whatever its size.
-    """
+    """What is in a zip; BadZipFile where a part is packed so that Python unpacks all of it, whatever its size."""
     if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in archive.infolist()):
         raise zipfile.BadZipFile("a part of it is neither stored nor deflated")
     return archive.infolist()
