@@ -130,12 +130,37 @@ def test_set_that_comes_meanwhile_is_not_replaced(finished, tmp_path, monkeypatc
     def meanwhile(path, flags):
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(b"another")
-        return [{"mean": 0.5, "std": 0.0, "accuracies": [0.5]}]
+        return [{"model": "ConvNetW32", "accuracies": [0.99]}]
 
     monkeypatch.setattr(publish, "evaluated", meanwhile)
     with pytest.raises(UserError, match="is there already"):
         publish.publish(finished, tmp_path, "", [])
     assert target.read_bytes() == b"another"
+
+
+@pytest.mark.parametrize("flags, evaluations", [([], 1), (["--num_eval", "2"], 2)], ids=["as_its_run", "otherwise"])
+@pytest.mark.parametrize("loss, refused", [(0.0, False), (0.004, False), (0.006, True)])
+def test_a_set_that_loses_in_8_bits_is_refused(loss, refused, flags, evaluations, finished, tmp_path, monkeypatch):
+    """Beside its run's accuracies; with other flags, beside those of the set as it was."""
+    saved = storage.load(finished)
+    whole = saved["accs_all_exps"]["ConvNetW32"]
+    calls = []
+
+    def evaluated(path, flags):
+        calls.append(path)
+        before = np.mean(whole) if evaluations == 1 else 0.5
+        return [{"model": "ConvNetW32", "accuracies": [before - loss * (path != finished)], "epoch_eval_train": 1}]
+
+    monkeypatch.setattr(publish, "evaluated", evaluated)
+    monkeypatch.setattr(publish, "mean_and_std", lambda values: {"mean": float(np.mean(values)), "std": 0.0})
+    if refused:
+        with pytest.raises(UserError, match="in 8 bits ConvNetW32 reaches .*; it is not published"):
+            publish.publish(finished, tmp_path, "", flags)
+        assert not list(tmp_path.iterdir())
+    else:
+        publish.publish(finished, tmp_path, "", flags)
+        assert (tmp_path / "digits" / "BACON_ipc1.pt").is_file()
+    assert len(calls) == evaluations
 
 
 def test_evaluation_ends_with_publish(finished, tmp_path):
