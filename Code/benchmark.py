@@ -2,11 +2,13 @@
 
     python3 -u benchmark.py --dataset MNIST --data_path data --rounds 2
     python3 -u benchmark.py --growth --dataset CIFAR100 --data_path data
+    python3 -u benchmark.py --accuracy compared/MNIST/compare.json --data_path data
 
 Without more flags: the published MNIST command for 10 images per class. Every flag of the entry scripts can be added.
 With --pool no network is trained, so that row is left out. Prints a table and leaves it in --save_path as
-benchmark_<run>_<precision>[_compiled].json; --growth leaves growth.json and growth.png. One iteration of several
-processes:
+benchmark_<run>_<precision>[_compiled].json; --growth leaves growth.json and growth.png. --accuracy also leaves
+accuracy.png: what compare.py found, against seconds, and --method as the literal loop would do it. One iteration of
+several processes:
 
     torchrun --nproc_per_node=2 benchmark.py --only engine --data_path data
 """
@@ -29,8 +31,8 @@ from utils.distill import Distillation
 from utils.draws import generator
 from utils.networks import get_network
 from utils.networks.batches import is_compiled
-from utils.options import PUBLISHED_MNIST, Parser, parse_options, replaced, whole_number
-from utils.run_files import circumstances, plain, run_name
+from utils.options import PUBLISHED_MNIST, Parser, as_path, parse_options, replaced, whole_number
+from utils.run_files import circumstances, plain, run_name, undamaged
 from utils.system import device, distributed, files, memory
 from utils.system.errors import UserError, reason
 from utils.system.reporting import reported
@@ -215,6 +217,33 @@ def compare(data: RealData, options) -> None:
         result["phases"][phase] = {**seconds, "ratio": ratio, "share": share, "flops_per_second": rate}
     how = f"{options.precision}{'_compiled' * result['compiled']}"
     files.write_json(options.save_path / f"benchmark_{run_name(options)}_{how}.json", result)
+    if options.accuracy:
+        plot_accuracy(options, result["phases"]["iteration"]["ratio"])
+
+
+def compared(options) -> list[dict]:
+    """The rows of --accuracy for this network and IPC; UserError where --method is not among them."""
+    with undamaged(options.accuracy):
+        rows = [row for row in json.loads(files.read_text(options.accuracy))["rows"]
+                if (row["network"], row["ipc"], row["options"]["dataset"]) ==
+                (options.model, options.ipc, options.dataset)]
+        if options.method not in [row["method"] for row in rows]:
+            raise UserError(f"--accuracy: {options.accuracy} has no {options.method} of {options.dataset}, "
+                            f"{options.model}, IPC {options.ipc}; name another file, or these flags as it has them")
+    return rows
+
+
+def plot_accuracy(options, ratio: float) -> None:
+    """Accuracy against seconds of all that compare.py ran, and of --method by the literal loop, which gives the same
+    images `ratio` times as slowly."""
+    from utils.commands.compare import plot as plot_compared
+
+    rows = compared(options)
+    own, = (row for row in rows if row["method"] == options.method)
+    literal = own | {"method": f"{own['method']}, literal loop", "curve": [
+        point | {"seconds": ratio * point["seconds"]} for point in own["curve"]]}
+    plot_compared(options.dataset, [literal, *rows], options.save_path / "accuracy.png", against="seconds")
+    print(options.save_path / "accuracy.png")
 
 
 def about(data: RealData, options) -> dict:
@@ -294,6 +323,8 @@ def add_flags(parser: Parser) -> None:
     what.add_argument("--growth", action="store_true",
                       help="time the engine alone, against the number of classes (the first of the data set) and of "
                            "images per class")
+    parser.add_argument("--accuracy", type=as_path, metavar="PATH",
+                        help="a compare.json of this data set, network and IPC, to plot against seconds")
 
 
 def main() -> None:
@@ -309,6 +340,8 @@ def main() -> None:
                         "--only engine")
     if options.pool and options.growth:
         raise UserError("--growth: it leaves classes out, of which the networks of --pool know all; leave --pool out")
+    if options.accuracy and options.growth:
+        raise UserError("--accuracy: --growth times the engine alone; leave one out")
     if distributed.started_by_torchrun() and options.only != "engine":
         raise UserError("torchrun: several processes can time the engine alone; add --only engine")
     if options.only != "reference":
@@ -320,6 +353,8 @@ def main() -> None:
         if options.only:
             print(json.dumps(LOOPS[options.only](data, options)))
             return
+        if options.accuracy:
+            compared(options)  # found before minutes of work
         files.make_folder(options.save_path)
         (grow if options.growth else compare)(data, options)
 

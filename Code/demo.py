@@ -67,7 +67,7 @@ def plot(compared: list[tuple[list[Row], Record]], path: Path) -> None:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for k, ((random, start, _), record) in enumerate(compared):
-        points = summary.curve([{"iteration": 0, "accuracies": start.accuracies}, *record.metrics])
+        points = summary.curve([{"iteration": 0, "seconds": 0.0, "accuracies": start.accuracies}, *record.metrics])
         figures.plot_curve(axes, points, color=f"C{k}", label=f"BACON, IPC {record.options.ipc}")
         axes.axhline(100 * np.mean(random.accuracies), linestyle="--", color=f"C{k}",
                      label=f"random real images, IPC {record.options.ipc}")

@@ -22,7 +22,16 @@ from pathlib import Path
 from utils import paper, storage
 from utils.data import sources
 from utils.options import as_path, new_parser
-from utils.run_files import data_name, folder_of, in_file_names, is_finished, options_path
+from utils.run_files import (
+    data_name,
+    folder_of,
+    in_file_names,
+    is_finished,
+    metrics_path,
+    options_path,
+    read_metrics,
+    undamaged,
+)
 from utils.summary import in_a_cell, mean_and_std, percent, table_cell
 from utils.system import files
 from utils.system.errors import UserError, in_one_line, reason, say
@@ -98,6 +107,7 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
     except (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError):
         raise UserError(f"{path}: options.json of its run is damaged or not in {run_folder}; publish a set where its "
                         "run left it") from None
+    about |= cost(run_folder, meta)
     refuse_to_replace(target)
     whole = {} if flags else saved["accs_all_exps"]
     flags = protocol(meta["options"], flags)
@@ -122,6 +132,15 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
         "evaluated by": shared_command(["evaluate.py", "--synthetic", from_code(target), *flags]),
         "evaluation": without_path(lines)})
     say(f"published: {target}, with its card")
+
+
+def cost(run_folder: Path, meta: dict) -> dict:
+    """Seconds of making each set, without evaluations, and peak memory; UserError for records of another run."""
+    with undamaged(metrics_path(run_folder)):
+        ends = {line["experiment"]: line for line in read_metrics(run_folder)
+                if line["iteration"] == meta["options"]["Iteration"]}
+        return {"seconds": [ends[k]["seconds"] for k in range(len(meta["iteration"]))],
+                "peak_gb": max((line["peak_gb"] for line in ends.values() if line["peak_gb"]), default=None)}
 
 
 def refuse_loss(path: Path, model: str, before: list[float], after: list[float]) -> None:

@@ -9,6 +9,7 @@ import torch
 import formats
 from benchmark import first_classes
 from conftest import call_script
+from utils import figures
 from utils.system import distributed
 
 SMALL = ["--dataset", "digits", "--model", "ConvNetW32", "--ipc", 1, "--batch_real", 16, "--no_compile",
@@ -50,6 +51,30 @@ def test_growth(tmp_path):
     assert all(point["seconds"]["image update"] > 0 for point in points)
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
     assert "digits has no 50 classes" in done.stdout
+
+
+def test_accuracy_against_seconds(in_this_process, tmp_path, monkeypatch):
+    """The literal loop has BACON's accuracies, as many times later as its iteration takes longer."""
+    curve = [{"iteration": 5, "mean": 0.5, "std": 0.0, "seconds": 10.0}]
+    row = {"method": "BACON", "network": "ConvNetW32", "ipc": 1, "iterations": 5, "curve": curve,
+           "options": {"dataset": "digits"}}
+    path = tmp_path / "compare.json"
+    path.write_text(json.dumps({"rows": [row, row | {"ipc": 10}, row | {"method": "DM"}]}))
+    drawn = []
+    monkeypatch.setattr(figures, "save_png", lambda figure, path: drawn.append(figure))
+    call_script("benchmark.py", *SMALL, *TRAINED, "--accuracy", path, "--save_path", tmp_path)
+    ratio = json.loads((tmp_path / "benchmark_BACON_digits_ConvNetW32_1ipc_fp32.json").read_text())["phases"][
+        "iteration"]["ratio"]
+    axes, = drawn[0].axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["BACON, literal loop", "BACON", "DM"]
+    assert [line.get_xdata()[0] for line in axes.lines[::3]] == pytest.approx([10 * ratio, 10, 10])
+
+
+@pytest.mark.parametrize("rows, named", [("[]", "has no BACON of digits, ConvNetW32, IPC 1"), ("[{}]", "damaged")])
+def test_a_comparison_of_something_else_is_one_line(rows, named, tmp_path):
+    (tmp_path / "compare.json").write_text(f'{{"rows": {rows}}}')
+    line, = call_script("benchmark.py", *SMALL, "--accuracy", tmp_path / "compare.json", expect=2).stderr.splitlines()
+    assert named in line and str(tmp_path) in line
 
 
 def test_growth_beyond_the_data_is_left_out(tmp_path):

@@ -45,13 +45,29 @@ def test_plot_is_in_percent(monkeypatch):
     """Accuracy and its deviation against iteration; a line for what is not iterated."""
     drawn, cell = [], {"ipc": 1, "network": "ConvNet"}
     monkeypatch.setattr(figures, "save_png", lambda figure, path: drawn.append(figure))
-    curve = [{"iteration": 1, "mean": 0.5, "std": 0.125}, {"iteration": 2, "mean": 0.75, "std": 0.0}]
+    curve = [{"iteration": 1, "mean": 0.5, "std": 0.125, "seconds": 8.0},
+             {"iteration": 2, "mean": 0.75, "std": 0.0, "seconds": 16.0}]
     compare.plot("digits", [{"method": "random", "iterations": 0, "mean": 0.25, **cell},
                             {"method": "DM", "iterations": 2, "curve": curve, **cell}], "compare.png")
     axes, = drawn[0].axes
     assert list(axes.lines[0].get_ydata()) == [25, 25]
     assert axes.lines[1].get_xydata().tolist() == [[1, 50], [2, 75]]
     assert axes.collections[0].get_segments()[0].tolist() == [[1, 37.5], [1, 62.5]]
+
+
+def test_seconds_of_networks_come_before_those_of_the_images(monkeypatch):
+    """In the plot and in the table, which says them once; a file of an older version does not know them."""
+    drawn, curve = [], [{"iteration": 2, "mean": 0.75, "std": 0.0, "seconds": 16.0}]
+    row = {"ipc": 1, "network": "ConvNet", "method": "FastBACON", "iterations": 2, "curve": curve, "seconds": 16.0,
+           "accuracies": [0.75]}
+    monkeypatch.setattr(figures, "save_png", lambda figure, path: drawn.append(figure))
+    compare.plot("digits", [row | {"network_seconds": 100.0}], "compare.png", against="seconds")
+    axes, = drawn[0].axes
+    assert axes.lines[0].get_xydata().tolist() == [[116, 75]] and axes.get_xlabel() == "seconds"
+    assert axes.collections[-1].get_segments()[0].tolist() == [[0, 75], [100, 75]]
+    cells = [compare.table("digits", [row | more]).splitlines()[-1].split(" | ")[-1]
+             for more in ({}, {"network_seconds": 100.0}, {"network_seconds": None})]
+    assert cells == ["16 |", "16, and 100 once for networks |", "16, and unknown once for networks |"]
 
 
 def test_each_cell_has_its_own_options(compared):

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from argparse import Namespace
 
 import pytest
 import torch
@@ -76,6 +77,23 @@ def test_killed_training_leaves_the_same_networks(kind, nth, folder, tmp_path):
     assert {p.name for p in (tmp_path / FOLDER).iterdir()} == {p.name for p in folder.iterdir()}
     for path in folder.glob("*.pt"):
         assert same(stages(tmp_path / FOLDER / path.name), stages(path))
+
+
+def test_seconds_of_a_training_go_on_where_it_was_killed(folder, tmp_path):
+    """A network's file says them, and a comparison adds up those of all."""
+    children.run(tmp_path, *TRAIN, script="pretrain.py", expect=-9, prepare=_Kill("step of network 1", 5))
+    partial = tmp_path / FOLDER / "network_001.partial"
+    content = pretrained.read(partial)
+    assert 0 < content["seconds"] < 60
+    pretrained.write(partial, content | {"seconds": 1000.0})
+    children.run(tmp_path, *TRAIN, script="pretrain.py", prepare=_Often())
+    first, second = (pretrained.read(tmp_path / FOLDER / f"network_00{k}.pt") for k in (0, 1))
+    assert 0 < first["seconds"] < 60 and 1000 < second["seconds"] < 1060
+    options = Namespace(pool=tmp_path / FOLDER, pool_networks=None)
+    assert pretrained.seconds(options) == first["seconds"] + second["seconds"]
+    del second["seconds"]  # as an older version left it
+    pretrained.write(tmp_path / FOLDER / "network_001.pt", second)
+    assert pretrained.seconds(options) is None
 
 
 class _Often:
@@ -298,7 +316,8 @@ def forged_stage(**values):
     lambda content: content["data"].update(model=5), lambda content: content.update(data={}), forged_stage(step="1"),
     forged_stage(step=-1), lambda content: content["stages"][-1].pop("step"), forged_stage(weights={1: torch.zeros(1)}),
     forged_stage(weights={"w": torch.zeros(1, dtype=torch.cfloat)}), forged_stage(weights={"w": torch.zeros(1).long()}),
-    forged_stage(accuracy=torch.ones(2)), lambda content: content.update(number="\x1b[2J")], ids=range(12))
+    forged_stage(accuracy=torch.ones(2)), lambda content: content.update(number="\x1b[2J"),
+    lambda content: content.update(seconds="1"), lambda content: content.update(seconds=float("inf"))], ids=range(14))
 def test_forged_network_of_a_right_checksum_is_refused(forge, older, tmp_path):
     shutil.copytree(older, tmp_path / "pool")
     path = tmp_path / "pool" / "network_000.pt"

@@ -97,6 +97,9 @@ def test_publish(finished, tmp_path):
     assert len(small["accuracies"]) == 4 and small["epoch_eval_train"] == 1, "two sets, two networks each"
     assert str(finished.parent) not in json.dumps(card) and "--Iteration 2" in card["command"]
     assert card["evaluated by"] == "python3 -u evaluate.py --synthetic BACON_ipc1.pt --num_eval 2 --epoch_eval_train 1"
+    made = files.read_json_lines(finished.parent / finished.stem.removeprefix("res_") / "metrics.jsonl")
+    assert card["seconds"] == [line["seconds"] for line in made if line["iteration"] == 2] and len(card["seconds"]) == 2
+    assert card["peak_gb"] == max(line["peak_gb"] for line in made)
     assert "evaluation in float32" not in card
     assert f"| {100 * small['mean']:.2f} ± {100 * small['std']:.2f} (4) |" in (tmp_path / "README.md").read_text()
     before, after = (utils.load_synthetic(path)[0] for path in (finished, tmp_path / "digits" / "BACON_ipc1.pt"))
@@ -154,7 +157,7 @@ def test_a_set_that_loses_in_8_bits_is_refused(loss, refused, flags, evaluations
     monkeypatch.setattr(publish, "evaluated", evaluated)
     monkeypatch.setattr(publish, "mean_and_std", lambda values: {"mean": float(np.mean(values)), "std": 0.0})
     if refused:
-        with pytest.raises(UserError, match="in 8 bits ConvNetW32 reaches .*; it is not published"):
+        with pytest.raises(UserError, match=r"in 8 bits ConvNetW32 reaches .*; it is not published"):
             publish.publish(finished, tmp_path, "", flags)
         assert not list(tmp_path.iterdir())
     else:

@@ -31,10 +31,10 @@ NAMED = 20  # classes whose names fit beside a confusion matrix
 GAP = 1  # pixels around images
 
 
-def plot_curve(axes, points: list[dict], **look) -> None:
-    """Accuracy in % against iteration, from what `curve` gives."""
-    iterations, mean, std = (np.array([point[name] for point in points]) for name in ("iteration", "mean", "std"))
-    axes.errorbar(iterations, 100 * mean, 100 * std, marker="o", markersize=3, capsize=2, **look)
+def plot_curve(axes, points: list[dict], against: str = "iteration", after: float = 0, **look) -> None:
+    """Accuracy in % against "iteration" or "seconds", from what `curve` gives; it begins `after` so many of them."""
+    x, mean, std = (np.array([point[name] for point in points]) for name in (against, "mean", "std"))
+    axes.errorbar(after + x, 100 * mean, 100 * std, marker="o", markersize=3, capsize=2, **look)
 
 
 def _new(width: float, height: float):

@@ -5,6 +5,8 @@ images and the training stands in each, so that a run refuses networks that are 
 """
 
 import io
+import math
+import time
 import zlib
 from collections import deque
 from dataclasses import dataclass
@@ -100,6 +102,8 @@ def _check_content(content: dict, finished: bool) -> None:
             raise ValueError("its weights are not finite, or no numbers of a network")
         if not 0 <= stage["accuracy"] <= 100:
             raise ValueError("its accuracy is no percentage")
+    if not 0 <= content.get("seconds", 0.0) < math.inf:
+        raise ValueError("its seconds are none")
 
 
 def check_fits(path: Path, said: dict, wanted: dict, flag: str) -> None:
@@ -171,6 +175,7 @@ class Training:
         self.optimizer = sgd(self.network, options.lr_net, options.net_decay)
         self.batch = min(options.trained_bs, len(data.labels))
         self.stages, self.done, self.right = [], 0, deque(maxlen=COUNTED)
+        self.begun = time.monotonic()
         if kept:
             self._restore(kept)
         elif 0 in options.stages:
@@ -181,6 +186,7 @@ class Training:
             self.network.load_state_dict(kept["network"])
             restore_momentum(self.optimizer, kept["optimizer"])
             self.stages, self.done = kept["stages"], kept["done"]
+            self.begun -= kept.get("seconds", 0.0)
             self.right.extend(torch.tensor(min(self.batch, int(value))) for value in kept["right"])
             if [stage["step"] for stage in self.stages] != [k for k in self.options.stages if k <= self.done]:
                 raise ValueError("its stages are not those of its steps")
@@ -229,7 +235,8 @@ class Training:
     def _write(self, path: Path, **unfinished) -> None:
         write(path, {"data": about_data(self.data, self.options), "training": training(self.options),
                      "versions": {"torch": str(torch.__version__), "numpy": np.__version__}, "number": self.number,
-                     "done": self.done, "stages": self.stages, **_on_cpu(unfinished)})
+                     "done": self.done, "seconds": time.monotonic() - self.begun, "stages": self.stages,
+                     **_on_cpu(unfinished)})
 
 
 def _on_cpu(value):
@@ -273,6 +280,12 @@ def chosen(options) -> list[Path]:
         raise UserError(f"--pool_networks {options.pool_networks}: {options.pool} has {len(paths)}; choose at most "
                         "that many, or make more with pretrain.py")
     return paths[:options.pool_networks]
+
+
+def seconds(options) -> float | None:
+    """How long the networks that a run matches on were trained, together; None where a file does not say it."""
+    each = [read(path).get("seconds") for path in chosen(options)]
+    return None if None in each else sum(each)
 
 
 def names_for(options, begun: dict | None) -> list[str]:

@@ -27,9 +27,10 @@ def in_a_cell(text: object) -> str:
 
 
 def curve(lines: list[dict]) -> list[dict]:
-    """Lines of metrics.jsonl -> mean and standard deviation over their networks, a point for each iteration."""
+    """Lines of metrics.jsonl -> a point for each iteration: mean and standard deviation over networks, mean seconds."""
     points = []
     for iteration in dict.fromkeys(line["iteration"] for line in lines):
-        values = [a for line in lines if line["iteration"] == iteration for a in line["accuracies"]]
-        points.append({"iteration": iteration, **mean_and_std(values)})
+        own = [line for line in lines if line["iteration"] == iteration]
+        points.append({"iteration": iteration, "seconds": float(np.mean([line["seconds"] for line in own])),
+                       **mean_and_std([accuracy for line in own for accuracy in line["accuracies"]])})
     return points

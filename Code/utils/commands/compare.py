@@ -5,8 +5,9 @@
 
 Each of --methods may carry flags of its own. Further flags are those of the entry scripts and hold for all;
 without more, they are those of the published MNIST command. A method's recipe (DM has no formation, say) comes
-before them. With --minutes the budget is time: every method gets as many iterations as fit, timed once at the start.
-Finished runs are not repeated, so an interrupted comparison goes on where it stopped. Leaves compare.md,
+before them. With --minutes the budget is time: every method gets as many iterations as fit, timed once at the start,
+and the plot is against seconds. Those of networks trained beforehand (--pool) are not in the budget; table and plot
+show them. Finished runs are not repeated, so an interrupted comparison goes on where it stopped. Leaves compare.md,
 compare.json and compare.png in --save_path.
 """
 
@@ -56,10 +57,12 @@ def is_done(options) -> bool:
 def summarise(method: str, cells: list[argparse.Namespace]) -> list[dict]:
     """A row for each evaluated network: a method at one IPC over the finished runs of all seeds.
 
-    Accuracies are those of every network, in 0..1; seconds are those of making one set, without evaluations. UserError
-    or, where files are not of one run, ValueError or KeyError.
+    Accuracies are those of every network, in 0..1; seconds are those of making one set, without evaluations, and
+    "network_seconds" those of training the networks of --pool, once for all sets. UserError or, where files are not of
+    one run, ValueError or KeyError.
     """
     sets, lines, rows = [], [], []
+    networks = {"network_seconds": pretrained.seconds(cells[0])} if cells[0].pool else {}
     for folder in map(run_files.run_folder, cells):
         with run_files.undamaged(folder):
             sets.append(storage.load(run_files.set_path(folder)))
@@ -72,7 +75,7 @@ def summarise(method: str, cells: list[argparse.Namespace]) -> list[dict]:
             raise ValueError(f"the metrics.jsonl of a run of {method} at IPC {cells[0].ipc} is not of its set")
         rows.append({"method": method, "ipc": cells[0].ipc, "network": network, "iterations": cells[0].Iteration,
                      **summary.mean_and_std(accuracies), "accuracies": accuracies,
-                     "seconds": round(float(np.mean([line["seconds"] for line in ends])), 1),
+                     "seconds": round(float(np.mean([line["seconds"] for line in ends])), 1), **networks,
                      "curve": summary.curve(own), "options": sets[0]["meta"]["options"]})
     return rows
 
@@ -81,13 +84,24 @@ def table(dataset: str, rows: list[dict]) -> str:
     lines = [f"| {dataset} | images per class | iterations | network | test accuracy, % | networks | seconds per set |",
              "| --- | --: | --: | --- | --: | --: | --: |"]
     lines += [f"| {in_a_cell(row['method'])} | {row['ipc']} | {row['iterations']} | {in_a_cell(row['network'])} | "
-              f"{table_cell(row['accuracies'])} | {len(row['accuracies'])} | {row['seconds']:.0f} |"
+              f"{table_cell(row['accuracies'])} | {len(row['accuracies'])} | {row['seconds']:.0f}{once(row)} |"
               for row in rows]
     return "\n".join(lines) + "\n"
 
 
-def plot(dataset: str, rows: list[dict], path: Path) -> None:
-    """Accuracy against iteration, a panel for each IPC and network; a set that is not iterated is a line."""
+def once(row: dict) -> str:
+    """What a row's cell of seconds says of networks trained beforehand."""
+    if "network_seconds" not in row:
+        return ""
+    seconds = row["network_seconds"]
+    return f", and {'unknown' if seconds is None else f'{seconds:.0f}'} once for networks"
+
+
+def plot(dataset: str, rows: list[dict], path: Path, against: str = "iteration") -> None:
+    """Accuracy against "iteration" or "seconds", a panel for each IPC and network; a line for what is not iterated.
+
+    Seconds of a method on networks trained beforehand begin after those of the networks, which a dotted line shows.
+    """
     from matplotlib.figure import Figure
 
     from .. import figures
@@ -98,11 +112,13 @@ def plot(dataset: str, rows: list[dict], path: Path) -> None:
         for k, row in enumerate(row for row in rows if (row["ipc"], row["network"]) == panel):
             look = {"color": f"C{k}", "label": row["method"]}
             if row["iterations"]:
-                figures.plot_curve(axes, row["curve"], **look)
+                after = row.get("network_seconds") or 0 if against == "seconds" else 0
+                figures.plot_curve(axes, row["curve"], against, after, **look)
+                axes.hlines(100 * row["curve"][0]["mean"], 0, after, colors=look["color"], linestyles="dotted")
             else:
                 axes.axhline(100 * row["mean"], linestyle="--", linewidth=1, **look)
         figures.against_iterations(axes)
-        axes.set(ylabel="test accuracy, %", title=f"{dataset}, {panel[1]}, IPC {panel[0]}")
+        axes.set(xlabel=against, ylabel="test accuracy, %", title=f"{dataset}, {panel[1]}, IPC {panel[0]}")
         axes.legend(fontsize="small")
     figures.save_png(figure, path)
 
@@ -184,13 +200,13 @@ def set_budget(runs: list[tuple[str, list[argparse.Namespace]]], minutes: float,
             options.Iteration = iterations[name]
 
 
-def write_results(rows: list[dict], shared: argparse.Namespace) -> None:
-    """Writes the table, the rows and the plot, and prints the table."""
+def write_results(rows: list[dict], shared: argparse.Namespace, against: str) -> None:
+    """Writes the table, the rows and the plot against "iteration" or "seconds", and prints the table."""
     called = shared.name or sources.own_name(shared.dataset, shared.data_path) or shared.dataset
     files.write_text(shared.save_path / "compare.md", table(called, rows))
     files.write_json(shared.save_path / "compare.json", {
         **run_files.circumstances(device.find(shared.device)), "rows": rows})
-    plot(called, rows, shared.save_path / "compare.png")
+    plot(called, rows, shared.save_path / "compare.png", against)
     print("", table(called, rows), sep="\n")
     say(f"{shared.save_path}: compare.md, compare.json, compare.png")
 
@@ -237,7 +253,7 @@ def run(shared: argparse.Namespace) -> None:
             experiment.run(options)
         with run_files.undamaged(shared.save_path):
             rows = [row for method, cells in runs for row in summarise(method, cells)]
-        write_results(rows, shared)
+        write_results(rows, shared, "seconds" if minutes else "iteration")
 
 
 def main() -> None:
