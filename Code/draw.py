@@ -55,7 +55,7 @@ def parse() -> Namespace:
 def read_card(path: Path) -> dict:
     """The card beside a set; UserError where there is none, or the set is too small for the picture."""
     try:
-        card = json.loads(path.with_suffix(".json").read_text())
+        card = json.loads(files.read_text(path.with_suffix(".json")))
     except (OSError, ValueError):
         raise UserError(f"--synthetic {path}: its card, .json, is missing or damaged; name a set that publish.py "
                         "left") from None

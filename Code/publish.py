@@ -4,8 +4,8 @@
 
 A set becomes <to>/<dataset>/<method>_ipc<k>.pt with its card, .json, beside it; one that is there stays. The set in 8
 bits is evaluated by evaluate.py, by the protocol of its own run, and the command in the card gives its accuracy again.
-Flags of evaluate.py may follow the sets; then the set as it was is evaluated, too. One that loses in 8 bits more than
-the standard deviation between networks, and more than half a point, is refused.
+Flags of evaluate.py may follow the sets; where they change that protocol, the set as it was is evaluated, too. One that
+loses in 8 bits more than the standard deviation between networks, and more than half a point, is refused.
 """
 
 import hashlib
@@ -64,11 +64,16 @@ def evaluated(path: Path, flags: list[str]) -> list[dict]:
 
 def protocol(run: dict, flags: list[str]) -> list[str]:
     """The flags for evaluate.py that make its protocol that of a run with these options, but for those in `flags`."""
-    given = {word.partition("=")[0] for word in flags}
-    own = [word for name in PROTOCOL if run.get(name) is not None and f"--{name}" not in given
+    given = names_of(flags)
+    own = [word for name in PROTOCOL if run.get(name) is not None and name not in given
            for word in (f"--{name}", str(run[name]))]
-    compiled = ["--compile"] if run.get("compile") and not given & {"--compile", "--no_compile"} else []
+    compiled = ["--compile"] if run.get("compile") and not given & {"compile", "no_compile"} else []
     return [*own, *compiled, *flags]
+
+
+def names_of(flags: list[str]) -> set[str]:
+    """The names of flags among these words, without --."""
+    return {word.partition("=")[0].removeprefix("--") for word in flags if word.startswith("--")}
 
 
 def from_code(target: Path) -> str:
@@ -109,7 +114,7 @@ def publish(path: Path, to: Path, note: str, flags: list[str]) -> None:
                         "run left it") from None
     about |= cost(run_folder, meta)
     refuse_to_replace(target)
-    whole = {} if flags else saved["accs_all_exps"]
+    whole = {} if names_of(flags) - set(OWN_MACHINE) else saved["accs_all_exps"]
     flags = protocol(meta["options"], flags)
     meta["options"] = {name: value for name, value in meta["options"].items() if name not in OWN_MACHINE}
     with tempfile.TemporaryDirectory() as folder:

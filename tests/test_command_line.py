@@ -91,7 +91,7 @@ def test_names_are_answered_in_every_script(command, meant):
     (["--iterations", "5"], "--Iteration"), (["--lr-img=3"], "--lr_img"), (["--Aug"], "--aug"),
     (["--dataset", "cifar11"], "CIFAR10"), (["--dataset", "MINST"], "MNIST"), (["--method", "Bacons"], "BACON"),
     (["--model", "ConvNetW33"], "ConvNetW32"), (["--quux", "5"], None), (["--dataset", "birds"], None),
-    (["word"], None), (["--mismatch_lamda", "5"], None)])
+    (["word"], None), (["--nope"], None), (["--mismatch_lamda", "5"], None)])
 def test_what_was_meant(flags, meant):
     """Only what resembles it, and never a flag without effect."""
     with pytest.raises(UserError) as refused:

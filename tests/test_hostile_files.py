@@ -308,6 +308,15 @@ def measured(function):
     return str(error.value)
 
 
+@pytest.mark.parametrize("read", [files.read_text, publish.rows_of])
+def test_a_record_larger_than_any_run_leaves_is_not_read(read, tmp_path):
+    """One of 100 GB, which take no place on the disk."""
+    with open(tmp_path / "card.json", "wb") as file:
+        file.truncate(10**11)
+    with short_of_memory(10**9), pytest.raises((OSError, UserError), match="too large"):
+        read(tmp_path / "card.json")
+
+
 def png(path, width, height):
     """A PNG of zeros: a thousandth of their size."""
     deflate, lines = zlib.compressobj(), height

@@ -1,6 +1,7 @@
 """Data of one's own: images for BACON_folder.py, sources as module:source, and what they are called."""
 
 import contextlib
+import json
 import sys
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def test_names_of_files_and_classes_forge_no_lines(tmp_path):
             call_script("report.py", target, "--quick"),
             call_script("evaluate.py", "--synthetic", tmp_path / "mine" / "train", "--dataset", "digits", expect=2),
             call_script("BACON_folder.py", *TINY, "--resume", tmp_path / forged, *flags, expect=2)]
+    assert json.loads((target / "evaluate.jsonl").read_text())["name"] == "mine"
     said = "".join(one.stdout + one.stderr for one in done)
     assert "\x1b" not in said and "99.99" in said and r"cat\x1b[2J\nresult: 99.99" in said
     assert all(line.startswith(("result: ", "best:   ")) != ("99.99" in line) for line in said.splitlines()

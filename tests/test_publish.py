@@ -141,7 +141,8 @@ def test_set_that_comes_meanwhile_is_not_replaced(finished, tmp_path, monkeypatc
     assert target.read_bytes() == b"another"
 
 
-@pytest.mark.parametrize("flags, evaluations", [([], 1), (["--num_eval", "2"], 2)], ids=["as_its_run", "otherwise"])
+@pytest.mark.parametrize("flags, evaluations", [(["--data_path", "data"], 1), (["--num_eval=2"], 2)],
+                         ids=["as_its_run", "otherwise"])
 @pytest.mark.parametrize("loss, refused", [(0.0, False), (0.004, False), (0.006, True)])
 def test_a_set_that_loses_in_8_bits_is_refused(loss, refused, flags, evaluations, finished, tmp_path, monkeypatch):
     """Beside its run's accuracies; with other flags, beside those of the set as it was."""

@@ -108,6 +108,8 @@ def test_what_evaluate_refuses(distilled):
             ((images[:3], labels), {}, "(3, 1, 16, 16) with labels (40,)"),
             ((images.to(torch.uint16), labels), {}, "its images are torch.uint16"),
             ((images, None), {}, "images, labels:"),
+            ((np.ma.masked_less(images.numpy(), 0), labels), {}, "a masked array has values that are none"),
+            ((images, np.ma.masked_equal(labels.numpy(), 3)), {}, "a masked array has values that are none"),
             ((distilled.pixels(), labels), {}, "say what they are with --pixels"),
             ((images, labels + 5), {}, "classes 5 to 14"),
             ((images, labels), {"synthetic": "a.pt"}, "unknown keyword synthetic"),

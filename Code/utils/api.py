@@ -102,6 +102,8 @@ def _tensor(part: Tensor | np.ndarray | list) -> Tensor:
     """A tensor on the CPU, also of arrays whose strides or order of bytes PyTorch lacks, and of lists of either."""
     if isinstance(part, list | tuple) and any(isinstance(item, Tensor | np.ndarray) for item in part):
         return torch.stack([_tensor(item) for item in part])
+    if isinstance(part, np.ma.MaskedArray) and np.ma.is_masked(part):
+        raise ValueError("a masked array has values that are none; fill them in")
     if isinstance(part, np.ndarray):
         part = np.ascontiguousarray(part, part.dtype.newbyteorder("="))
     return torch.as_tensor(part).detach().cpu()

@@ -131,7 +131,7 @@ def folded(name: str) -> str:
 def suggestion(text: str, known: Iterable[str]) -> str:
     """The end of a message: which of the known names `text` may stand for; nothing where it resembles none."""
     names = {folded(name): name for name in known}
-    close = difflib.get_close_matches(folded(text), names, 1)
+    close = difflib.get_close_matches(folded(text), names, 1, cutoff=0.7)
     return f"; did you mean {names[close[0]]}?" if close else ""
 
 

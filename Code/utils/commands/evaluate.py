@@ -232,7 +232,8 @@ class Evaluator:
             f"{logs.clock(seconds)}{lacks})")
         self.results.append({
             "synthetic": str(options.synthetic), "trained_on": trained_on, "accuracies": accuracies, **short,
-            "seconds": round(seconds, 1), **{name: getattr(options, name) for name in (*PROTOCOL, "validation")},
+            "seconds": round(seconds, 1),
+            **{name: getattr(options, name) for name in ("name", *PROTOCOL, "validation")},
             "model": model, "date": time.strftime("%Y-%m-%d"), "machine": device.describe(self.data.device)})
         if self.results_path:
             files.append_json(self.results_path, self.results[-1])

@@ -26,6 +26,7 @@ from . import distributed
 from .errors import UserError, reason, say
 
 NO_LOCKS = errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP  # of file systems without them
+MOST_TEXT = 2**28  # bytes: more than any run's options, metrics and losses
 NO_LINK, NO_WAIT = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)  # which Windows lacks, and needs not
 
 
@@ -213,5 +214,9 @@ def unzip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
 
 
 def read_text(path: Path) -> str:
+    """A text file whole; OSError where it is none of the disk, or larger than what a run leaves."""
     with open_regular(path) as file:
-        return file.read().decode()
+        content = file.read(MOST_TEXT + 1)
+    if len(content) > MOST_TEXT:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+    return content.decode()
