@@ -1,9 +1,14 @@
-"""Draws the pictures of README: a distilled set beside real images, Fig/hero.png, and the method, Fig/method.png.
+"""Draws the pictures of the pages from distilled sets with their cards.
+
+    python3 -u draw.py --synthetic ../Distilled/MNIST/BACON_ipc1.pt ../Distilled/MNIST/BACON_ipc10.pt --data_path data
+
+leaves Fig/sets_MNIST.png: sets of one data set beside real images of its classes.
 
     python3 -u draw.py --synthetic ../Distilled/CIFAR10/BACON_ipc10.pt --data_path data --random 30.69 --start 42.62
 
-The distilled accuracy is that of the set's card. --random and --start are accuracies in % by the same protocol: of
-random real images, and of the random formation that distillation started from. They come from
+leaves those of README: the set beside real images, Fig/hero.png, and the method, Fig/method.png. The accuracy of a set
+is that of its card. --random and --start are accuracies in % by the same protocol: of random real images, and of the
+random formation that distillation started from. They come from
 
     python3 -u BACON_cifar10.py --method random --ipc 10 --model ConvNet --num_exp 1 --num_eval 3 \\
         --epoch_eval_train 200 --compile --save_path result/random
@@ -34,7 +39,8 @@ from utils.system.reporting import reported
 
 PER_INCH = 160  # pixels: 1,600 of the pictures' 10 inches, twice the width of a page on GitHub
 FIG = Path(__file__).resolve().parents[1] / "Fig"
-CLASSES, PER_CLASS = 5, 4  # images of the hero picture
+CLASSES, PER_CLASS = 5, 4  # of the hero picture, and images of each
+ROWS = 10  # most classes of the picture of several sets
 REAL, SYNTHETIC, MUTED = SERIES[2], SERIES[0], "#60656c"
 TURN = (0.9, 0.5, 0.5)  # draws of the rotation that the drawing shows
 UPPER, LOWER = 29.7, 13.4  # where the drawing has real and synthetic images
@@ -42,27 +48,36 @@ UPPER, LOWER = 29.7, 13.4  # where the drawing has real and synthetic images
 
 def parse() -> Namespace:
     parser = new_parser(__doc__)
-    parser.add_argument("--synthetic", type=as_path, required=True, help="a set with its card beside it")
+    parser.add_argument("--synthetic", type=as_path, nargs="+", required=True, help="sets with their cards beside them")
     parser.add_argument("--data_path", type=as_path, default="data", help="folder of the data sets")
-    parser.add_argument("--random", type=finite_number(0, 100), required=True,
-                        help="accuracy in %% of random real images")
-    parser.add_argument("--start", type=finite_number(0, 100), required=True,
-                        help="accuracy in %% of the random formation")
+    parser.add_argument("--random", type=finite_number(0, 100), help="accuracy in %% of random real images")
+    parser.add_argument("--start", type=finite_number(0, 100), help="accuracy in %% of the random formation")
     parser.add_argument("--save_path", type=as_path, default=FIG, help="folder for the pictures")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if (options.random is None) != (options.start is None):
+        parser.error("--random, --start: README's pictures show both; give both, or neither")
+    if options.random is not None and len(options.synthetic) > 1:
+        parser.error("--synthetic: README's pictures show one set; name one, or leave --random and --start out")
+    return options
 
 
 def read_card(path: Path) -> dict:
-    """The card beside a set; UserError where there is none, or the set is too small for the picture."""
+    """The card beside a set; UserError where there is none."""
     try:
         card = json.loads(files.read_text(path.with_suffix(".json")))
-    except (OSError, ValueError):
+        return {name: card[name] for name in ("ipc", "formation", "method", "note", "evaluation")}
+    except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"--synthetic {path}: its card, .json, is missing or damaged; name a set that publish.py "
                         "left") from None
-    if card["ipc"] < PER_CLASS or card["formation"] != 2:
-        raise UserError(f"--synthetic {path}: the pictures show 2x2 formations, {PER_CLASS} of a class; name a set of "
-                        "more images, made with --aug")
-    return card
+
+
+def load_real(path: Path, meta: dict, data_path: Path) -> data.RealData:
+    """The data set that a set was made from; UserError where it is another."""
+    real = data.load(meta["dataset"], data_path)
+    if real.class_names != meta["class_names"]:
+        raise UserError(f"--data_path {data_path}: its classes are not those of {path}; name the folder of the data "
+                        "set that it was made from")
+    return real
 
 
 def stored_images(saved: dict, real: data.RealData) -> dict[str, Tensor]:
@@ -118,6 +133,25 @@ def hero(images: dict[str, Tensor], accuracies: dict[str, float], class_names: l
         axes.text(middle, top - CLASSES * side - 4.2, f"{accuracies[name]:.1f} %", ha="center", fontsize=17,
                   weight="bold", color=SYNTHETIC if best else INK)
     axes.text(50, 1.2, about, ha="center", fontsize=9, color=MUTED)
+    return axes
+
+
+@matplotlib.rc_context(STYLE)
+def beside_real(blocks: dict[str, Tensor], class_names: list[str]) -> Axes:
+    """Blocks of images (K, n, C, H, W), of which a title says what they are, for the same classes."""
+    columns = sum(images.shape[1] for images in blocks.values())
+    side, left, gap = 86 / (columns + 0.5 * len(blocks)), 11, 0.5
+    axes = new_axes(10, side * len(class_names) / 10 + 0.6)
+    top, x = side * len(class_names) + 1, left
+    for r, name in enumerate(class_names):
+        axes.text(left - 1, top - (r + 0.5) * side, name, ha="right", va="center", fontsize=9)
+    for title, images in blocks.items():
+        count = images.shape[1]
+        axes.text(x + count * side / 2, top + 1, title, ha="center", fontsize=9)
+        for r, row in enumerate(images):
+            for c, image in enumerate(row):
+                thumbnail(axes, image, x + c * side, top - (r + 1) * side, side)
+        x += (count + gap) * side
     return axes
 
 
@@ -199,14 +233,35 @@ def method(real: Tensor, stored: Tensor) -> Axes:
     return axes
 
 
-def main() -> None:
-    options = parse()
-    saved, card = storage.load(options.synthetic), read_card(options.synthetic)
+def draw_sets(options) -> None:
+    """Sets of one data set beside its real images, which are those of the first set's random start."""
+    sets = {path: storage.load(path) for path in options.synthetic}
+    first = next(iter(sets.values()))["meta"]
+    if other := [path for path, saved in sets.items() if saved["meta"]["dataset"] != first["dataset"]]:
+        raise UserError(f"--synthetic {other[0]}: not made from {first['dataset']}, as the first; name sets of one "
+                        "data set")
+    real = load_real(options.synthetic[0], first, options.data_path)
+    rows = np.linspace(0, real.num_classes - 1, min(real.num_classes, ROWS)).round().astype(int)
+    chosen = real.pixels(initial_images(real, Draws(first["seed"]), PER_CLASS).flatten(0, 1))
+    blocks = {"real images": chosen.unflatten(0, (real.num_classes, PER_CLASS))[rows]}
+    for path, saved in sets.items():
+        card = read_card(path)
+        stored = storage.pixels(saved["data"][0][0], saved["meta"]).unflatten(0, (real.num_classes, card["ipc"]))
+        accuracy = 100 * card["evaluation"][0]["mean"]
+        blocks[f"{card['method']}, IPC {card['ipc']}\n{accuracy:.1f} %"] = stored[rows, :PER_CLASS]
+    files.make_folder(options.save_path)
+    save(beside_real(blocks, [real.class_names[k] for k in rows]), options.save_path / f"sets_{first['dataset']}.png")
+
+
+def draw_readme(options) -> None:
+    """README's two pictures, of one set."""
+    path, = options.synthetic
+    saved, card = storage.load(path), read_card(path)
+    if card["ipc"] < PER_CLASS or card["formation"] != 2:
+        raise UserError(f"--synthetic {path}: README's pictures show 2x2 formations, {PER_CLASS} of a class; name a "
+                        "set of more images, made with --aug")
     meta, evaluation = saved["meta"], card["evaluation"][0]
-    real = data.load(meta["dataset"], options.data_path)
-    if real.class_names != meta["class_names"]:
-        raise UserError(f"--data_path {options.data_path}: its classes are not those of {options.synthetic}; name the "
-                        "folder of the data set that it was made from")
+    real = load_real(path, meta, options.data_path)
     images = stored_images(saved, real)
     note = f" ({card['note']})" if card["note"] else ""
     about = (f"{meta['dataset']}{note}, {meta['ipc']} images per class, {meta['iteration'][0]:,} of "
@@ -216,6 +271,11 @@ def main() -> None:
     files.make_folder(options.save_path)
     save(hero(images, accuracies, real.class_names, about), options.save_path / "hero.png")
     save(method(images["random"][-3, 1:], images["distilled"][-3, 0]), options.save_path / "method.png")
+
+
+def main() -> None:
+    options = parse()
+    (draw_sets if options.random is None else draw_readme)(options)
 
 
 if __name__ == "__main__":

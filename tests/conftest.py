@@ -55,6 +55,12 @@ def call_script(script: str, *arguments, cwd: Path = CODE, expect: int = 0) -> s
     return subprocess.CompletedProcess(script, code, out.getvalue(), err.getvalue())
 
 
+@pytest.fixture(autouse=True)
+def same_draws():
+    """What a test draws does not depend on the tests before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def digits():
     """A function that loads the bundled digits in a given dtype."""

@@ -16,7 +16,7 @@ ENTRY = [script for script in SCRIPTS if script.startswith("BACON_")]
 NEEDED = {"evaluate.py": ["--synthetic PATH"], "compare.py": ["--methods METHODS [METHODS ...]"],
           "export.py": ["set", "--to {dm,mtt,ddranking,npz,png}", "--out PATH"], "publish.py": ["sets [sets ...]"],
           "report.py": ["RESULT_FOLDER [RESULT_FOLDER ...]"],
-          "draw.py": ["--synthetic PATH", "--random X", "--start X"]}
+          "draw.py": ["--synthetic PATH [PATH ...]"]}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -9,7 +9,7 @@ import torch
 
 import children
 from conftest import SHORT, call_script, run_script
-from utils import figures, options, run_files, storage
+from utils import figures, options, pretrained, run_files, storage
 from utils.commands import compare
 from utils.system import files
 from utils.system.errors import UserError
@@ -120,6 +120,22 @@ def test_budget_in_minutes(tmp_path):
     (tmp_path / "budget.json").write_text("{")
     refused, = call_script("compare.py", *flags, "--minutes", 0.001, expect=2).stderr.splitlines()
     assert "budget.json: damaged; remove it" in refused
+
+
+def test_networks_are_in_the_budget(tmp_path, monkeypatch):
+    shared = options.build_parser("", {}).parse_args(["--save_path", str(tmp_path)])
+    with_networks, without = (compare.cell(method, 1, 0, shared) for method in ("BACON --pool networks", "BACON"))
+    monkeypatch.setattr(pretrained, "seconds", lambda options: 30.0)
+    assert compare.left_for_images(with_networks, 2) == 1.5 and compare.left_for_images(without, 2) == 2
+    with pytest.raises(UserError, match=r"--minutes 0.5: training the networks of networks took 0.5 minutes"):
+        compare.left_for_images(with_networks, 0.5)
+
+
+def test_networks_of_unknown_time_are_said(tmp_path, monkeypatch, capsys):
+    shared = options.build_parser("", {}).parse_args(["--save_path", str(tmp_path)])
+    monkeypatch.setattr(pretrained, "seconds", lambda options: None)
+    assert compare.left_for_images(compare.cell("BACON --pool networks", 1, 0, shared), 2) == 2
+    assert "do not say how long they were trained" in capsys.readouterr().out
 
 
 def test_comparison_that_was_killed_is_completed(tmp_path):

@@ -6,9 +6,9 @@
 Each of --methods may carry flags of its own. Further flags are those of the entry scripts and hold for all;
 without more, they are those of the published MNIST command. A method's recipe (DM has no formation, say) comes
 before them. With --minutes the budget is time: every method gets as many iterations as fit, timed once at the start,
-and the plot is against seconds. Those of networks trained beforehand (--pool) are not in the budget; table and plot
-show them. Finished runs are not repeated, so an interrupted comparison goes on where it stopped. Leaves compare.md,
-compare.json and compare.png in --save_path.
+less the time that networks trained beforehand (--pool) took; the plot is against seconds. Finished runs are not
+repeated, so an interrupted comparison goes on where it stopped. Leaves compare.md, compare.json and compare.png in
+--save_path.
 """
 
 import argparse
@@ -179,6 +179,18 @@ def share_networks(runs: list[tuple[str, list[argparse.Namespace]]]) -> None:
         options.pool_files = pretrained.names_for(options, begun.get(options.pool))
 
 
+def left_for_images(options, minutes: float) -> float:
+    """What is left of a budget after the networks of --pool were trained; UserError where nothing is."""
+    seconds = pretrained.seconds(options) if options.pool else 0.0
+    if seconds is None:
+        say(f"{options.pool}: its networks do not say how long they were trained, so that is not in the budget")
+        return minutes
+    if seconds >= 60 * minutes:
+        raise UserError(f"--minutes {minutes:g}: training the networks of {options.pool} took {seconds / 60:.1f} "
+                        "minutes; raise it, or choose fewer with --pool_networks")
+    return minutes - seconds / 60
+
+
 def set_budget(runs: list[tuple[str, list[argparse.Namespace]]], minutes: float, shared: argparse.Namespace) -> None:
     """Gives each run the iterations that fit in `minutes`; a repeated command finds them in budget.json.
 
@@ -193,7 +205,7 @@ def set_budget(runs: list[tuple[str, list[argparse.Namespace]]], minutes: float,
         for options in cells:
             options.compile = bool(options.compile)
         if name not in iterations:
-            iterations[name] = affordable(cells[0], minutes)
+            iterations[name] = affordable(cells[0], left_for_images(cells[0], minutes))
             files.write_json(path, {"options": wanted, "iterations": iterations})
         say(f"{name}: {iterations[name]} iterations in {minutes:g} minutes")
         for options in cells:
