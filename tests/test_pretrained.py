@@ -420,8 +420,8 @@ def test_fast_bacon_is_bacon_with_its_recipe(older, tmp_path):
     assert fast["meta"]["method"] == "FastBACON" and fast["meta"]["iteration"] == [3]
 
 
-@pytest.mark.parametrize("script, ce, mirrored", [("mnist", False, False), ("f_mnist", False, True),
-                                                  ("SVHN", True, False), ("cifar10", True, True)])
+@pytest.mark.parametrize("script, ce, mirrored", [("mnist", None, False), ("f_mnist", 0.05, True),
+                                                  ("SVHN", 0.5, False), ("cifar10", 0.5, True)])
 def test_fast_bacon_on_a_data_set(script, ce, mirrored, older, monkeypatch):
     """As its entry script and compare.py take it, if no flag says otherwise."""
     monkeypatch.setattr(experiment, "run", lambda options: found.append(options))
@@ -431,7 +431,8 @@ def test_fast_bacon_on_a_data_set(script, ce, mirrored, older, monkeypatch):
     shared = options.parse_options("", ["--pool", str(older)], dataset=found[0].dataset)
     del shared.method, shared.ipc, shared.seed
     found.append(compare.cell("FastBACON", 10, 0, shared))
-    assert [one.syn_ce for one in found] == [ce, not ce, ce]
+    assert [one.syn_ce for one in found] == [bool(ce), not ce, bool(ce)]
+    assert not ce or {one.ce_weight for one in found} == {ce}
     assert ["flip" in one.dsa_strategy for one in found] == [mirrored, False, mirrored]
 
 
