@@ -62,11 +62,13 @@ def parse() -> Namespace:
 
 
 def read_card(path: Path) -> dict:
-    """The card beside a set; UserError where there is none."""
+    """What the pictures say of a set, from the card beside it; UserError where there is none."""
     try:
         card = json.loads(files.read_text(path.with_suffix(".json")))
-        return {name: card[name] for name in ("ipc", "formation", "method", "note", "evaluation")}
-    except (OSError, ValueError, KeyError, TypeError):
+        found = card["evaluation"][0]
+        return {name: card[name] for name in ("ipc", "formation", "method", "note")} | {
+            "model": found["model"], "accuracy": 100 * found["mean"], "epochs": found["epoch_eval_train"] + 1}
+    except (OSError, ValueError, LookupError, TypeError):
         raise UserError(f"--synthetic {path}: its card, .json, is missing or damaged; name a set that publish.py "
                         "left") from None
 
@@ -247,8 +249,7 @@ def draw_sets(options) -> None:
     for path, saved in sets.items():
         card = read_card(path)
         stored = storage.pixels(saved["data"][0][0], saved["meta"]).unflatten(0, (real.num_classes, card["ipc"]))
-        accuracy = 100 * card["evaluation"][0]["mean"]
-        blocks[f"{card['method']}, IPC {card['ipc']}\n{accuracy:.1f} %"] = stored[rows, :PER_CLASS]
+        blocks[f"{card['method']}, IPC {card['ipc']}\n{card['accuracy']:.1f} %"] = stored[rows, :PER_CLASS]
     files.make_folder(options.save_path)
     save(beside_real(blocks, [real.class_names[k] for k in rows]), options.save_path / f"sets_{first['dataset']}.png")
 
@@ -260,14 +261,14 @@ def draw_readme(options) -> None:
     if card["ipc"] < PER_CLASS or card["formation"] != 2:
         raise UserError(f"--synthetic {path}: README's pictures show 2x2 formations, {PER_CLASS} of a class; name a "
                         "set of more images, made with --aug")
-    meta, evaluation = saved["meta"], card["evaluation"][0]
+    meta = saved["meta"]
     real = load_real(path, meta, options.data_path)
     images = stored_images(saved, real)
     note = f" ({card['note']})" if card["note"] else ""
     about = (f"{meta['dataset']}{note}, {meta['ipc']} images per class, {meta['iteration'][0]:,} of "
-             f"{paper.ITERATIONS:,} iterations.\nTest accuracy of {evaluation['model']} trained on such a set alone, "
-             f"{evaluation['epoch_eval_train'] + 1:,} of {paper.EPOCHS + 1:,} epochs.")
-    accuracies = {"random": options.random, "start": options.start, "distilled": 100 * evaluation["mean"]}
+             f"{paper.ITERATIONS:,} iterations.\nTest accuracy of {card['model']} trained on such a set alone, "
+             f"{card['epochs']:,} of {paper.EPOCHS + 1:,} epochs.")
+    accuracies = {"random": options.random, "start": options.start, "distilled": card["accuracy"]}
     files.make_folder(options.save_path)
     save(hero(images, accuracies, real.class_names, about), options.save_path / "hero.png")
     save(method(images["random"][-3, 1:], images["distilled"][-3, 0]), options.save_path / "method.png")
