@@ -124,8 +124,8 @@ def test_each_run_takes_its_own_data_and_the_folder_that_is_given_where_it_has_n
 
 @pytest.mark.parametrize("last", [1, 2, 3])
 def test_no_tick_is_between_iterations(last):
-    lines = [{"experiment": 0, "iteration": k, "model": "ConvNet", "accuracies": [0.5], "terms": {"nll": 1}}
-             for k in range(1, last + 1)]
+    lines = [{"experiment": 0, "iteration": k, "model": "ConvNet", "accuracies": [0.5], "seconds": 1.0,
+              "terms": {"nll": 1}} for k in range(1, last + 1)]
     for lines_of_one in (lines, lines[-1:]):
         for figure in (figures.accuracies(lines_of_one, None), figures.losses(lines_of_one, "nll")):
             axes, = figure.axes
@@ -285,7 +285,7 @@ def test_losses_have_a_line_for_each_experiment():
 
 
 def test_accuracies_are_over_all_experiments_beside_the_papers():
-    lines = [{"experiment": e, "iteration": i, "model": "ConvNet", "accuracies": [0.25 * e, 0.5]}
+    lines = [{"experiment": e, "iteration": i, "model": "ConvNet", "accuracies": [0.25 * e, 0.5], "seconds": 1.0}
              for e in (0, 2) for i in (1, 2)]
     axes, = figures.accuracies(lines, 94.15).axes
     assert axes.lines[0].get_xydata().tolist() == [[1, 37.5], [2, 37.5]]
