@@ -119,7 +119,7 @@ def plot(dataset: str, rows: list[dict], path: Path, against: str = "iteration")
                 axes.axhline(100 * row["mean"], linestyle="--", linewidth=1, **look)
         figures.against_iterations(axes)
         axes.set(xlabel=against, ylabel="test accuracy, %", title=f"{dataset}, {panel[1]}, IPC {panel[0]}")
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14))  # below, for methods have flags
     figures.save_png(figure, path)
 
 
