@@ -44,9 +44,9 @@ Made by the commands in the cards (`.json`), written by `Code/publish.py`. In Py
     import utils
     images, labels = utils.load_synthetic("{example}")
 
-Accuracies are mean and standard deviation over (n) networks, by the protocol of the set's own run. The command that
-gives one again is "evaluated by" in the card. Images are stored in 8 bits, and that set is evaluated; a card whose
-accuracy is of the set before that says so ("trained_on").
+Accuracies are mean and standard deviation over (n) networks, by the protocol of the set's own run; "not mirrored" where
+their augmentation (DSA) does not flip images. The command that gives one again is "evaluated by" in the card. Images
+are stored in 8 bits, and that set is evaluated; a card whose accuracy is of the set before that says so ("trained_on").
 """
 PROTOCOL = ("num_eval", "precision")  # options of a run that evaluate.py does not take from the set
 OWN_MACHINE = ("data_path", "save_path", "resume", "device")  # options that say nothing to others
@@ -211,11 +211,17 @@ def rows_of(path: Path) -> list[str]:
         return [f"| {dataset} | [{name}.pt]({folder}/{name}.pt) | {int(card['ipc'])} | "
                 f"{', '.join(str(int(turn)) for turn in card['iteration'])} of {paper.ITERATIONS:,} | "
                 f"{in_a_cell(line['model'])} | {line['epoch_eval_train'] + 1:,} of {paper.EPOCHS + 1:,} | "
-                f"{table_cell(line['accuracies'])} ({len(line['accuracies'])}) | {card['bytes'] / 1000:.0f} |"
+                f"{table_cell(line['accuracies'])} ({len(line['accuracies'])}{not_mirrored(line)}) | "
+                f"{card['bytes'] / 1000:.0f} |"
                 for line in card["evaluation"]]
     except (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"--to: {path} is no card of a set ({reason(error)}); remove it and its set, or choose another "
                         "folder") from None
+
+
+def not_mirrored(line: dict) -> str:
+    """What the table says of an evaluation without mirrored images, which gives digits another accuracy."""
+    return "" if "flip" in line["dsa_strategy"] else ", not mirrored"
 
 
 def refuse_other_page(readme: Path) -> None:

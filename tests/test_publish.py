@@ -51,6 +51,14 @@ def test_page_has_cards_alone_and_notes_within_their_cells(tmp_path):
     assert row.startswith(f"| {card['dataset']} (a \\| b c) | [") and line.startswith("| --- |")
 
 
+def test_page_says_which_evaluations_do_not_mirror():
+    page = (ROOT / "Distilled" / "README.md").read_text()
+    rows = {path: next(row for row in page.splitlines() if f"({path}.pt)" in row)
+            for path in ("MNIST/BACON_ipc10", "MNIST/FastBACON_ipc10", "CIFAR10/FastBACON_ipc10")}
+    assert ["(3, not mirrored)" in row for row in rows.values()] == [False, True, False]
+    assert ["(3)" in row for row in rows.values()] == [True, False, True]
+
+
 def test_smallest_set_reaches_its_accuracy(tmp_path):
     path = ROOT / "Distilled" / "digits" / "BACON_ipc1.pt"
     call_script("evaluate.py", "--synthetic", path, "--save_path", tmp_path)
@@ -153,7 +161,7 @@ def test_a_set_that_loses_in_8_bits_is_refused(loss, refused, flags, evaluations
     def evaluated(path, flags):
         calls.append(path)
         before = np.mean(whole) if evaluations == 1 else 0.5
-        return [{"model": "ConvNetW32", "accuracies": [before - loss * (path != finished)], "epoch_eval_train": 1}]
+        return [{"model": "ConvNetW32", "accuracies": [before - loss * (path != finished)]}]
 
     monkeypatch.setattr(publish, "evaluated", evaluated)
     monkeypatch.setattr(publish, "mean_and_std", lambda values: {"mean": float(np.mean(values)), "std": 0.0})
