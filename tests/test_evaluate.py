@@ -84,7 +84,8 @@ def test_set_made_under_another_order_of_classes():
 def test_foreign_pixels_are_not_taken_for_normalised_images(tmp_path):
     torch.save({"data": [[torch.ones(2, 1, 16, 16, dtype=torch.uint8), torch.arange(2)]]}, tmp_path / "bytes.pt")
     torch.save({"data": [[torch.linspace(0, 1, 512).reshape(2, 1, 16, 16), torch.arange(2)]]}, tmp_path / "floats.pt")
-    for name, named in (("bytes.pt", "its images are torch.uint8, not normalised"), ("floats.pt", "float32 from 0 to 1")):
+    for name, named in (("bytes.pt", "its images are torch.uint8, not normalised"),
+                        ("floats.pt", "float32 from 0 to 1")):
         line, = call_script("evaluate.py", "--synthetic", tmp_path / name, "--dataset", "digits",
                             expect=2).stderr.splitlines()
         assert name in line and named in line and "--pixels" in line
