@@ -190,8 +190,8 @@ def child(loop: str) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def compare(data: RealData, options) -> None:
-    """The table of both loops, printed and written."""
+def compare(data: RealData, options) -> dict[str, dict]:
+    """The table of both loops, printed and written; its rows by phase."""
     rounds = [{loop: child(loop) for loop in LOOPS} for _ in range(options.rounds)]
     rates = {precision: matmul_rate(data.device, precision)
              for precision in dict.fromkeys(("fp32", "bf16", options.precision))}
@@ -217,28 +217,29 @@ def compare(data: RealData, options) -> None:
         result["phases"][phase] = {**seconds, "ratio": ratio, "share": share, "flops_per_second": rate}
     how = f"{options.precision}{'_compiled' * result['compiled']}"
     files.write_json(options.save_path / f"benchmark_{run_name(options)}_{how}.json", result)
-    if options.accuracy:
-        plot_accuracy(options, result["phases"]["iteration"]["ratio"])
+    return result["phases"]
 
 
 def compared(options) -> list[dict]:
-    """The rows of --accuracy for this network and IPC; UserError where --method is not among them."""
+    """The rows of --accuracy for this network and IPC; UserError where it is damaged or --method not among them."""
     with undamaged(options.accuracy):
         rows = [row for row in json.loads(files.read_text(options.accuracy))["rows"]
                 if (row["network"], row["ipc"], row["options"]["dataset"]) ==
                 (options.model, options.ipc, options.dataset)]
+        if not all(0 <= float(point[name]) < float("inf") for row in rows for point in row["curve"]
+                   for name in ("seconds", "mean", "std")):
+            raise ValueError("its curves are none")
         if options.method not in [row["method"] for row in rows]:
             raise UserError(f"--accuracy: {options.accuracy} has no {options.method} of {options.dataset}, "
                             f"{options.model}, IPC {options.ipc}; name another file, or these flags as it has them")
     return rows
 
 
-def plot_accuracy(options, ratio: float) -> None:
+def plot_accuracy(rows: list[dict], options, ratio: float) -> None:
     """Accuracy against seconds of all that compare.py ran, and of --method by the literal loop, which gives the same
     images `ratio` times as slowly."""
     from utils.commands.compare import plot as plot_compared
 
-    rows = compared(options)
     own, = (row for row in rows if row["method"] == options.method)
     literal = own | {"method": f"{own['method']}, literal loop", "curve": [
         point | {"seconds": ratio * point["seconds"]} for point in own["curve"]]}
@@ -353,10 +354,14 @@ def main() -> None:
         if options.only:
             print(json.dumps(LOOPS[options.only](data, options)))
             return
-        if options.accuracy:
-            compared(options)  # found before minutes of work
+        rows = compared(options) if options.accuracy else []  # found before minutes of work
         files.make_folder(options.save_path)
-        (grow if options.growth else compare)(data, options)
+        if options.growth:
+            grow(data, options)
+            return
+        phases = compare(data, options)
+        if rows:
+            plot_accuracy(rows, options, phases["iteration"]["ratio"])
 
 
 if __name__ == "__main__":

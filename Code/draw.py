@@ -66,8 +66,8 @@ def read_card(path: Path) -> dict:
     try:
         card = json.loads(files.read_text(path.with_suffix(".json")))
         found = card["evaluation"][0]
-        return {name: card[name] for name in ("ipc", "formation", "method", "note")} | {
-            "model": found["model"], "accuracy": 100 * found["mean"], "epochs": found["epoch_eval_train"] + 1}
+        return {"note": card["note"], "model": found["model"], "accuracy": 100 * float(found["mean"]),
+                "epochs": found["epoch_eval_train"] + 1}
     except (OSError, ValueError, LookupError, TypeError):
         raise UserError(f"--synthetic {path}: its card, .json, is missing or damaged; name a set that publish.py "
                         "left") from None
@@ -116,21 +116,31 @@ def thumbnail(axes: Axes, image: Tensor, x: float, y: float, side: float) -> Non
                            linewidth=1.2, zorder=3))
 
 
+def image_blocks(axes: Axes, blocks: list[Tensor], names: list[str], left: float, top: float, side: float,
+                 gap: float) -> list[float]:
+    """Draws blocks of images (K, n, C, H, W) side by side, a class a row behind its name; the middle x of each."""
+    middles = []
+    for r, name in enumerate(names):
+        axes.text(left - 1, top - (r + 0.5) * side, name, ha="right", va="center", fontsize=9)
+    for images in blocks:
+        for r, row in enumerate(images):
+            for c, image in enumerate(row):
+                thumbnail(axes, image, left + c * side, top - (r + 1) * side, side)
+        middles.append(left + images.shape[1] * side / 2)
+        left += images.shape[1] * side + gap
+    return middles
+
+
 @matplotlib.rc_context(STYLE)
 def hero(images: dict[str, Tensor], accuracies: dict[str, float], class_names: list[str], about: str) -> Axes:
     """Three blocks of images, a class a row, with the accuracy of a network trained on such a set under each."""
     axes, side, left, top = new_axes(10, 4.9), 6.9, 9.4, 44.6
     titles = {"random": "random real images", "start": "random 2×2 formation: the start", "distilled": "distilled"}
     rows = np.linspace(0, len(class_names) - 1, CLASSES).round().astype(int)
-    for r, k in enumerate(rows):
-        axes.text(left - 1, top - (r + 0.5) * side, class_names[k], ha="right", va="center", fontsize=9)
-    for column, (name, title) in enumerate(titles.items()):
-        x = left + column * (PER_CLASS * side + 2)
-        middle = x + PER_CLASS * side / 2
+    middles = image_blocks(axes, [images[name][rows, :PER_CLASS] for name in titles], [class_names[k] for k in rows],
+                           left, top, side, gap=2)
+    for middle, (name, title) in zip(middles, titles.items(), strict=True):
         axes.text(middle, top + 1, title, ha="center", fontsize=10.5)
-        for r, k in enumerate(rows):
-            for c in range(PER_CLASS):
-                thumbnail(axes, images[name][k, c], x + c * side, top - (r + 1) * side, side)
         best = name == "distilled"
         axes.text(middle, top - CLASSES * side - 4.2, f"{accuracies[name]:.1f} %", ha="center", fontsize=17,
                   weight="bold", color=SYNTHETIC if best else INK)
@@ -142,18 +152,11 @@ def hero(images: dict[str, Tensor], accuracies: dict[str, float], class_names: l
 def beside_real(blocks: dict[str, Tensor], class_names: list[str]) -> Axes:
     """Blocks of images (K, n, C, H, W), of which a title says what they are, for the same classes."""
     columns = sum(images.shape[1] for images in blocks.values())
-    side, left, gap = 86 / (columns + 0.5 * len(blocks)), 11, 0.5
-    axes = new_axes(10, side * len(class_names) / 10 + 0.6)
-    top, x = side * len(class_names) + 1, left
-    for r, name in enumerate(class_names):
-        axes.text(left - 1, top - (r + 0.5) * side, name, ha="right", va="center", fontsize=9)
-    for title, images in blocks.items():
-        count = images.shape[1]
-        axes.text(x + count * side / 2, top + 1, title, ha="center", fontsize=9)
-        for r, row in enumerate(images):
-            for c, image in enumerate(row):
-                thumbnail(axes, image, x + c * side, top - (r + 1) * side, side)
-        x += (count + gap) * side
+    side = 86 / (columns + 0.5 * len(blocks))
+    axes, top = new_axes(10, side * len(class_names) / 10 + 0.6), side * len(class_names) + 1
+    middles = image_blocks(axes, list(blocks.values()), class_names, 11, top, side, gap=side / 2)
+    for middle, title in zip(middles, blocks, strict=True):
+        axes.text(middle, top + 1, title, ha="center", fontsize=9)
     return axes
 
 
@@ -247,9 +250,10 @@ def draw_sets(options) -> None:
     chosen = real.pixels(initial_images(real, Draws(first["seed"]), PER_CLASS).flatten(0, 1))
     blocks = {"real images": chosen.unflatten(0, (real.num_classes, PER_CLASS))[rows]}
     for path, saved in sets.items():
-        card = read_card(path)
-        stored = storage.pixels(saved["data"][0][0], saved["meta"]).unflatten(0, (real.num_classes, card["ipc"]))
-        blocks[f"{card['method']}, IPC {card['ipc']}\n{card['accuracy']:.1f} %"] = stored[rows, :PER_CLASS]
+        meta = saved["meta"]
+        stored = storage.pixels(saved["data"][0][0], meta).unflatten(0, (real.num_classes, meta["ipc"]))
+        title = f"{meta['method']}, IPC {meta['ipc']}\n{read_card(path)['accuracy']:.1f} %"
+        blocks[title] = stored[rows, :PER_CLASS]
     files.make_folder(options.save_path)
     save(beside_real(blocks, [real.class_names[k] for k in rows]), options.save_path / f"sets_{first['dataset']}.png")
 
@@ -258,10 +262,10 @@ def draw_readme(options) -> None:
     """README's two pictures, of one set."""
     path, = options.synthetic
     saved, card = storage.load(path), read_card(path)
-    if card["ipc"] < PER_CLASS or card["formation"] != 2:
+    meta = saved["meta"]
+    if meta["ipc"] < PER_CLASS or meta["formation"] != 2:
         raise UserError(f"--synthetic {path}: README's pictures show 2x2 formations, {PER_CLASS} of a class; name a "
                         "set of more images, made with --aug")
-    meta = saved["meta"]
     real = load_real(path, meta, options.data_path)
     images = stored_images(saved, real)
     note = f" ({card['note']})" if card["note"] else ""

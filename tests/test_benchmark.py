@@ -70,7 +70,10 @@ def test_accuracy_against_seconds(in_this_process, tmp_path, monkeypatch):
     assert [line.get_xdata()[0] for line in axes.lines[::3]] == pytest.approx([10 * ratio, 10, 10])
 
 
-@pytest.mark.parametrize("rows, named", [("[]", "has no BACON of digits, ConvNetW32, IPC 1"), ("[{}]", "damaged")])
+@pytest.mark.parametrize("rows, named", [("[]", "has no BACON of digits, ConvNetW32, IPC 1"), ("[{}]", "damaged"),
+                                         ('[{"network": "ConvNetW32", "ipc": 1, "options": {"dataset": "digits"}, '
+                                          '"method": "BACON", "curve": [{"iteration": 1, "mean": 0.5, "std": 0}]}]',
+                                          "damaged")])
 def test_a_comparison_of_something_else_is_one_line(rows, named, tmp_path):
     (tmp_path / "compare.json").write_text(f'{{"rows": {rows}}}')
     line, = call_script("benchmark.py", *SMALL, "--accuracy", tmp_path / "compare.json", expect=2).stderr.splitlines()

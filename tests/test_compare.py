@@ -131,6 +131,17 @@ def test_networks_are_in_the_budget(tmp_path, monkeypatch):
         compare.left_for_images(with_networks, 0.5)
 
 
+def test_networks_that_are_gone_since_do_not_keep_a_table_back(tmp_path):
+    flags = ["--dataset", "digits", *SHORT, "--ipcs", 1, "--methods", "BACON", "--num_eval", 1, "--pool",
+             tmp_path / "networks" / "digits_ConvNetW32", "--save_path", tmp_path]
+    call_script("pretrain.py", "--dataset", "digits", "--model", "ConvNetW32", "--networks", 1, "--steps", 2,
+                "--stages", 2, "--trained_bs", 16, "--save_path", tmp_path / "networks")
+    first = call_script("compare.py", *flags).stdout
+    shutil.rmtree(tmp_path / "networks")
+    assert " once for networks" in first and "unknown once" not in first
+    assert "and unknown once for networks" in call_script("compare.py", *flags).stdout
+
+
 def test_networks_of_unknown_time_are_said(tmp_path, monkeypatch, capsys):
     shared = options.build_parser("", {}).parse_args(["--save_path", str(tmp_path)])
     monkeypatch.setattr(pretrained, "seconds", lambda options: None)

@@ -42,9 +42,9 @@ def _new(width: float, height: float):
     return figure, figure.subplots()
 
 
-def against_iterations(axes) -> None:
-    """Iterations along x; there is no tick between two of them, also where there is one point alone."""
-    axes.set(xlabel="iteration")
+def label_x(axes, against: str = "iteration") -> None:
+    """Iterations or seconds along x; there is no tick between two of them, also where there is one point alone."""
+    axes.set(xlabel=against)
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.grid(color=INK, alpha=0.12, linewidth=0.6)
 
@@ -59,7 +59,7 @@ def accuracies(lines: list[dict], paper: float | None) -> Figure:
         axes.axhline(paper, color=INK, linestyle=(0, (4, 3)), linewidth=0.9,
                      label=f"the paper, {ITERATIONS:,} iterations")
     axes.set(ylabel="test accuracy, %")
-    against_iterations(axes)
+    label_x(axes)
     if len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend(loc="best", fontsize=8)
     return figure
@@ -73,7 +73,7 @@ def losses(lines: list[dict], term: str) -> Figure:
         own = [line for line in lines if line["experiment"] == experiment and term in line["terms"]]
         axes.plot([line["iteration"] for line in own], [line["terms"][term] for line in own], linewidth=1,
                   color=SERIES[experiment % len(SERIES)])
-    against_iterations(axes)
+    label_x(axes)
     return figure
 
 

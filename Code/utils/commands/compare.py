@@ -12,6 +12,7 @@ repeated, so an interrupted comparison goes on where it stopped. Leaves compare.
 """
 
 import argparse
+import contextlib
 import json
 import re
 import time
@@ -62,7 +63,7 @@ def summarise(method: str, cells: list[argparse.Namespace]) -> list[dict]:
     one run, ValueError or KeyError.
     """
     sets, lines, rows = [], [], []
-    networks = {"network_seconds": pretrained.seconds(cells[0])} if cells[0].pool else {}
+    networks = {"network_seconds": network_seconds(cells[0])} if cells[0].pool else {}
     for folder in map(run_files.run_folder, cells):
         with run_files.undamaged(folder):
             sets.append(storage.load(run_files.set_path(folder)))
@@ -78,6 +79,13 @@ def summarise(method: str, cells: list[argparse.Namespace]) -> list[dict]:
                      "seconds": round(float(np.mean([line["seconds"] for line in ends])), 1), **networks,
                      "curve": summary.curve(own), "options": sets[0]["meta"]["options"]})
     return rows
+
+
+def network_seconds(options) -> float | None:
+    """How long the networks of finished runs were trained; None where no file says it, or these are gone meanwhile."""
+    with contextlib.suppress(UserError):
+        return pretrained.seconds(options)
+    return None
 
 
 def table(dataset: str, rows: list[dict]) -> str:
@@ -112,13 +120,14 @@ def plot(dataset: str, rows: list[dict], path: Path, against: str = "iteration")
         for k, row in enumerate(row for row in rows if (row["ipc"], row["network"]) == panel):
             look = {"color": f"C{k}", "label": row["method"]}
             if row["iterations"]:
-                after = row.get("network_seconds") or 0 if against == "seconds" else 0
+                after = (row.get("network_seconds") or 0) if against == "seconds" else 0
                 figures.plot_curve(axes, row["curve"], against, after, **look)
-                axes.hlines(100 * row["curve"][0]["mean"], 0, after, colors=look["color"], linestyles="dotted")
+                if after:
+                    axes.hlines(100 * row["curve"][0]["mean"], 0, after, colors=look["color"], linestyles="dotted")
             else:
                 axes.axhline(100 * row["mean"], linestyle="--", linewidth=1, **look)
-        figures.against_iterations(axes)
-        axes.set(xlabel=against, ylabel="test accuracy, %", title=f"{dataset}, {panel[1]}, IPC {panel[0]}")
+        figures.label_x(axes, against)
+        axes.set(ylabel="test accuracy, %", title=f"{dataset}, {panel[1]}, IPC {panel[0]}")
         axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14))  # below, for methods have flags
     figures.save_png(figure, path)
 
